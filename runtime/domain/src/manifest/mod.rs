@@ -1,0 +1,201 @@
+//! An app's manifest, `ebb.toml`: parsed once into types, or every problem at once.
+
+use crate::limits::{InstancePolicy, Limits};
+use crate::model::ModelSchema;
+use crate::name::{AggregateName, AppName, CommandName, EventType, ModelName, ProjectionName};
+use serde::Serialize;
+use std::collections::{BTreeMap, BTreeSet};
+use std::num::{NonZeroU32, NonZeroUsize};
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// A checked manifest.
+#[derive(Clone, Debug)]
+pub struct Manifest {
+    /// The app's name.
+    pub name: AppName,
+    /// Host names that select this app, lower case, without port.
+    pub hosts: Vec<String>,
+    /// How `ebb build` builds it.
+    pub build: Option<Build>,
+    /// Origins that browsers may call from; see [`Cors`].
+    pub cors: Option<Cors>,
+    /// Aggregates by name.
+    pub aggregates: BTreeMap<AggregateName, AggregateSpec>,
+    /// Models by name. Each is written by exactly one projection.
+    pub models: BTreeMap<ModelName, ModelSpec>,
+    /// Projections by name.
+    pub projections: BTreeMap<ProjectionName, ProjectionSpec>,
+}
+
+/// `[build]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Build {
+    /// A shell command, run in the manifest's folder.
+    pub command: String,
+    /// Files and folders, relative to the manifest, whose changes `ebb dev` rebuilds for; default: `src`, `Cargo.toml`,
+    /// `ebb.toml` and whatever else is there, without `target` and hidden folders.
+    pub watch: Vec<String>,
+}
+
+/// `[cors]`: which browser origins may call the app's data plane.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Cors {
+    /// `https://shop.example`, or `*` alone.
+    pub origins: Vec<String>,
+    /// How long a browser may remember a preflight answer.
+    pub max_age: Duration,
+}
+
+/// Who may use something: `allow = ["alice", "service:*"]`. None: everyone.
+#[derive(Clone, Debug, PartialEq, Eq, Default, Serialize)]
+pub struct Allow(pub Option<BTreeSet<String>>);
+
+impl Allow {
+    /// Whether this actor may. An entry that ends in `*` matches by what stands before it.
+    #[must_use]
+    pub fn permits(&self, actor: &str) -> bool {
+        self.0.as_ref().is_none_or(|entries| {
+            entries.iter().any(|entry| match entry.strip_suffix('*') {
+                Some(prefix) => actor.starts_with(prefix),
+                None => entry == actor,
+            })
+        })
+    }
+}
+
+/// `[aggregate.NAME]`.
+#[derive(Clone, Debug)]
+pub struct AggregateSpec {
+    /// Its name, and the category of its streams.
+    pub name: AggregateName,
+    /// The module's file, relative to the manifest.
+    pub module: PathBuf,
+    /// Commands by name.
+    pub commands: BTreeMap<CommandName, CommandSpec>,
+    /// Event types by name; a module that decides others is in error.
+    pub events: BTreeMap<EventType, EventSpec>,
+    /// Events between snapshots of a stream.
+    pub snapshot_every: NonZeroU32,
+    /// Modules that declare the same one understand each other's snapshots.
+    pub state_version: Option<u32>,
+    /// Whether the log keeps the bodies of commands, so that they can be decided again.
+    pub record_commands: bool,
+    /// Who may send commands.
+    pub allow: Allow,
+    /// Bounds.
+    pub limits: Limits,
+    /// How its instances live.
+    pub instances: InstancePolicy,
+}
+
+/// A command that an aggregate understands.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct CommandSpec {
+    /// The JSON Schema file of its body, relative to the manifest.
+    pub schema: Option<PathBuf>,
+}
+
+/// An event type that an aggregate may decide.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EventSpec {
+    /// The version that new events of this type get.
+    pub version: u32,
+    /// The JSON Schema file of its data, relative to the manifest.
+    pub schema: Option<PathBuf>,
+}
+
+/// `[model.NAME]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ModelSpec {
+    /// The table.
+    pub schema: ModelSchema,
+    /// Who may query it.
+    pub allow: Allow,
+}
+
+/// `[projection.NAME]`.
+#[derive(Clone, Debug)]
+pub struct ProjectionSpec {
+    /// Its name.
+    pub name: ProjectionName,
+    /// The module's file, relative to the manifest.
+    pub module: PathBuf,
+    /// The models it writes.
+    pub models: BTreeSet<ModelName>,
+    /// Which events it wants.
+    pub source: Source,
+    /// How much it takes at once.
+    pub batch: Batch,
+    /// Parts of a batch that run side by side.
+    pub lanes: NonZeroUsize,
+    /// What splits a batch into lanes, and what is parked when an event fails.
+    pub lane_by: LaneBy,
+    /// How often a failing event is tried before its key is parked.
+    pub retry: Retry,
+    /// Parked keys at which the projection halts.
+    pub max_parked: u64,
+    /// Bounds.
+    pub limits: Limits,
+    /// How its instances live.
+    pub instances: InstancePolicy,
+}
+
+/// Where a projection's events come from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// The app's log.
+    Log {
+        /// Only events of these aggregates; empty: of all.
+        aggregates: BTreeSet<AggregateName>,
+        /// Only these types; empty: all.
+        types: BTreeSet<EventType>,
+    },
+}
+
+/// `batch = { max-events, max-wait }`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Batch {
+    /// Events of a batch at most.
+    pub max_events: NonZeroUsize,
+    /// How long a batch may wait to fill up once it has an event.
+    pub max_wait: Duration,
+}
+
+/// What splits a batch into lanes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LaneBy {
+    /// The event's stream.
+    Stream,
+    /// The event's correlation id.
+    Correlation,
+    /// A top-level text or number of the event's JSON data; events without it go by stream.
+    Field(String),
+}
+
+/// `retry = { attempts, backoff, max-backoff }`: exponential with jitter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Retry {
+    /// Tries in all.
+    pub attempts: NonZeroU32,
+    /// Before the second try.
+    pub backoff: Duration,
+    /// At most.
+    pub max_backoff: Duration,
+}
+
+impl Default for Batch {
+    fn default() -> Self {
+        Self { max_events: NonZeroUsize::new(500).unwrap(), max_wait: Duration::from_millis(20) }
+    }
+}
+
+impl Default for Retry {
+    fn default() -> Self {
+        Self {
+            attempts: NonZeroU32::new(5).unwrap(),
+            backoff: Duration::from_millis(100),
+            max_backoff: Duration::from_secs(10),
+        }
+    }
+}

@@ -1,0 +1,71 @@
+//! What a node keeps besides rows: logs by app, snapshots, modules by digest.
+
+use super::log::EventLog;
+use crate::digest::Digest;
+use crate::event::Revision;
+use crate::name::AppName;
+use crate::stream::StreamId;
+use bytes::Bytes;
+use std::sync::Arc;
+use thiserror::Error;
+
+/// Why something kept could not be used.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error("{0}")]
+pub struct StorageError(pub String);
+
+/// An aggregate's state as its module wrote it. A shortcut: it can be refolded from the log at any time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Snapshot {
+    /// The last event it has folded.
+    pub revision: Revision,
+    /// The module that wrote it.
+    pub module: Digest,
+    /// The `state-version` that the manifest declared for it; modules that declare the same one understand it.
+    pub state_version: Option<u32>,
+    /// The state.
+    pub data: Bytes,
+}
+
+/// Snapshots of one app. Losing any of them costs time, not truth.
+pub trait Snapshots: Send + Sync + 'static {
+    /// The newest snapshot of a stream.
+    fn get(&self, stream: &StreamId) -> Option<Snapshot>;
+
+    /// Keeps a snapshot instead of any older one.
+    fn put(&self, stream: &StreamId, snapshot: Snapshot);
+}
+
+/// Opens what belongs to apps, and keeps modules.
+pub trait Storage: Send + Sync + 'static {
+    /// Opens an app's log, making it if it is not there. Blocks; recovery may read the last segment. The same app
+    /// again gives the same log, as long as someone holds it.
+    ///
+    /// # Errors
+    /// The log is damaged, or locked by another process, which the text names.
+    fn open_log(&self, app: &AppName) -> Result<Arc<dyn EventLog>, StorageError>;
+
+    /// Snapshots of an app.
+    ///
+    /// # Errors
+    /// The index could not be opened.
+    fn snapshots(&self, app: &AppName) -> Result<Arc<dyn Snapshots>, StorageError>;
+
+    /// Removes an app's log, indexes and snapshots for good.
+    ///
+    /// # Errors
+    /// A file could not be removed.
+    fn remove_app(&self, app: &AppName) -> Result<(), StorageError>;
+
+    /// Keeps a file by its digest, durably: modules, schemas, manifests.
+    ///
+    /// # Errors
+    /// The disk would not take it.
+    fn put_blob(&self, bytes: &[u8]) -> Result<Digest, StorageError>;
+
+    /// A kept file.
+    ///
+    /// # Errors
+    /// It is not there, or its bytes no longer have this digest.
+    fn blob(&self, digest: &Digest) -> Result<Bytes, StorageError>;
+}
