@@ -1,4 +1,17 @@
 //! An app's manifest, `ebb.toml`: parsed once into types, or every problem at once.
+//!
+//! Nothing here opens a file: what the manifest refers to is listed by [`Manifest::files`], and a caller who has the
+//! files at hand lets [`Manifest::parse_with`] look at them, so that one report has everything.
+
+mod files;
+mod parse;
+mod problem;
+mod reader;
+#[cfg(test)]
+mod tests;
+
+pub use files::{FilePurpose, FileRef};
+pub use problem::{FILE_NAME, Place, Problem, ProblemKind, Problems};
 
 use crate::limits::{InstancePolicy, Limits};
 use crate::model::ModelSchema;
@@ -26,6 +39,41 @@ pub struct Manifest {
     pub models: BTreeMap<ModelName, ModelSpec>,
     /// Projections by name.
     pub projections: BTreeMap<ProjectionName, ProjectionSpec>,
+    files: Vec<FileRef>,
+}
+
+impl Manifest {
+    /// Reads a manifest.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it, each with its line, what is wrong and what to write instead.
+    pub fn parse(text: &str) -> Result<Self, Problems> {
+        parse::parse(text, &mut |_| None)
+    }
+
+    /// Reads a manifest, and lets `inspect` look at each file that it refers to, so that what is wrong with files is
+    /// in the same report. [`FileRef::inspect`] does what is usual.
+    ///
+    /// # Errors
+    /// Everything that is wrong with the manifest and with its files.
+    pub fn parse_with(
+        text: &str,
+        mut inspect: impl FnMut(&FileRef) -> Option<Problem>,
+    ) -> Result<Self, Problems> {
+        parse::parse(text, &mut inspect)
+    }
+
+    /// Every file that the manifest refers to, as often as it does, in the order of its sections.
+    #[must_use]
+    pub fn files(&self) -> &[FileRef] {
+        &self.files
+    }
+
+    /// The projection that writes a model.
+    #[must_use]
+    pub fn writer_of(&self, model: &str) -> Option<&ProjectionSpec> {
+        self.projections.values().find(|projection| projection.models.iter().any(|name| &**name == model))
+    }
 }
 
 /// `[build]`.
@@ -38,13 +86,18 @@ pub struct Build {
     pub watch: Vec<String>,
 }
 
-/// `[cors]`: which browser origins may call the app's data plane.
+/// `app.cors`: which browser origins may call the app's data plane.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Cors {
     /// `https://shop.example`, or `*` alone.
     pub origins: Vec<String>,
     /// How long a browser may remember a preflight answer.
     pub max_age: Duration,
+}
+
+impl Cors {
+    /// `max-age` where the manifest does not say.
+    pub const DEFAULT_MAX_AGE: Duration = Duration::from_secs(600);
 }
 
 /// Who may use something: `allow = ["alice", "service:*"]`. None: everyone.
@@ -89,6 +142,11 @@ pub struct AggregateSpec {
     pub instances: InstancePolicy,
 }
 
+impl AggregateSpec {
+    /// `snapshot-every` where the manifest does not say.
+    pub const DEFAULT_SNAPSHOT_EVERY: NonZeroU32 = NonZeroU32::new(100).unwrap();
+}
+
 /// A command that an aggregate understands.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct CommandSpec {
@@ -112,6 +170,13 @@ pub struct ModelSpec {
     pub schema: ModelSchema,
     /// Who may query it.
     pub allow: Allow,
+}
+
+impl ModelSpec {
+    /// Columns of a model at most.
+    pub const MAX_COLUMNS: usize = 200;
+    /// Indexes of a model at most.
+    pub const MAX_INDEXES: usize = 16;
 }
 
 /// `[projection.NAME]`.
@@ -139,6 +204,11 @@ pub struct ProjectionSpec {
     pub limits: Limits,
     /// How its instances live.
     pub instances: InstancePolicy,
+}
+
+impl ProjectionSpec {
+    /// `max-parked` where the manifest does not say.
+    pub const DEFAULT_MAX_PARKED: u64 = 10_000;
 }
 
 /// Where a projection's events come from.

@@ -1,0 +1,370 @@
+use super::parse::keys;
+use super::{FilePurpose, LaneBy, Manifest, ProblemKind, Source};
+use crate::limits::Limits;
+use crate::port::guest::ModuleKind;
+use proptest::prelude::*;
+use serde_json::{Value, json};
+use std::time::Duration;
+
+const FLIGHTS: &str = include_str!("../../tests/manifests/flights.toml");
+const BANK: &str = include_str!("../../tests/manifests/bank.toml");
+const EVERYTHING: &str = include_str!("../../tests/manifests/everything.toml");
+const FIVE_MISTAKES: &str = include_str!("../../tests/manifests/five-mistakes.toml");
+
+/// A good manifest with one line or more added, removed or changed.
+fn bank_with(from: &str, to: &str) -> String {
+    assert!(BANK.contains(from), "the manifest of the test has no `{from}`");
+    BANK.replacen(from, to, 1)
+}
+
+fn problems(text: &str) -> Vec<String> {
+    match Manifest::parse(text) {
+        Ok(_) => Vec::new(),
+        Err(problems) => (&problems)
+            .into_iter()
+            .map(|problem| {
+                let hint = problem.hint.as_deref().map(|hint| format!(" | {hint}")).unwrap_or_default();
+                format!("{}: {}{hint}", problem.place.line, problem.message)
+            })
+            .collect(),
+    }
+}
+
+/// The one problem of this text.
+#[track_caller]
+fn problem(text: &str) -> String {
+    let found = problems(text);
+    assert_eq!(found.len(), 1, "{found:#?}");
+    found.into_iter().next().unwrap_or_default()
+}
+
+#[test]
+fn a_good_manifest_becomes_types() {
+    insta::assert_debug_snapshot!(Manifest::parse(FLIGHTS).unwrap());
+}
+
+#[test]
+fn a_manifest_with_five_mistakes_has_all_five_reported() {
+    let report = Manifest::parse(FIVE_MISTAKES).unwrap_err();
+    assert_eq!(report.as_slice().len(), 5);
+    insta::assert_snapshot!(report);
+}
+
+#[test]
+fn a_report_is_data_for_programs_and_comes_back_the_same() {
+    let report = Manifest::parse(FIVE_MISTAKES).unwrap_err();
+    let written = serde_json::to_value(&report).unwrap();
+    assert_eq!(written[0]["kind"], "unknown_key");
+    assert_eq!(serde_json::from_value::<super::Problems>(written).unwrap(), report);
+}
+
+#[test]
+fn defaults_are_those_of_the_design() {
+    let manifest = Manifest::parse(BANK).unwrap();
+    let account = &manifest.aggregates.values().next().unwrap();
+    assert_eq!((account.limits, account.snapshot_every.get()), (Limits::COMMAND, 100));
+    assert!(account.record_commands && account.allow.permits("anyone"));
+    let balances = manifest.projections.values().next().unwrap();
+    assert_eq!((balances.limits, balances.max_parked), (Limits::PROJECTION, 10_000));
+    assert_eq!((balances.lanes.get(), &balances.lane_by), (1, &LaneBy::Stream));
+    assert!(manifest.writer_of("balances").is_some() && manifest.writer_of("accounts").is_none());
+}
+
+#[test]
+fn every_key_is_understood() {
+    let manifest = Manifest::parse(EVERYTHING).unwrap();
+    let aggregate = manifest.aggregates.values().next().unwrap();
+    assert_eq!(aggregate.limits.memory_bytes, 128 << 20);
+    assert_eq!(aggregate.limits.wall, Duration::from_secs(60));
+    assert!(aggregate.allow.permits("service:billing") && !aggregate.allow.permits("bob"));
+    let projection = manifest.projections.values().next().unwrap();
+    assert_eq!(projection.lane_by, LaneBy::Field("customer".to_owned()));
+    assert_eq!(projection.retry.max_backoff, Duration::from_secs(60));
+    let Source::Log { aggregates, types } = &projection.source;
+    assert_eq!((aggregates.len(), types.len()), (1, 1));
+}
+
+#[test]
+fn every_file_is_listed_with_its_place_and_purpose() {
+    let manifest = Manifest::parse(FLIGHTS).unwrap();
+    let files: Vec<_> =
+        manifest.files().iter().map(|file| (file.key.as_str(), file.place.line, file.purpose)).collect();
+    assert_eq!(
+        files,
+        [
+            ("aggregate.flight.module", 9, FilePurpose::Module(ModuleKind::Command)),
+            ("aggregate.flight.commands.schedule", 10, FilePurpose::Schema),
+            ("aggregate.flight.events.Scheduled.schema", 11, FilePurpose::Schema),
+            ("projection.delays.module", 22, FilePurpose::Module(ModuleKind::Projection)),
+        ]
+    );
+}
+
+#[test]
+fn what_is_wrong_with_files_is_in_the_same_report() {
+    let text = FLIGHTS.replace("lanes = 2", "lanes = 0");
+    let report = Manifest::parse_with(&text, |file| {
+        let contents: Option<&[u8]> = match &*file.key {
+            "aggregate.flight.module" => Some(b"\0asm\x0d\0\x01\0"),
+            "aggregate.flight.commands.schedule" => Some(br#"{"type": "objekt"}"#),
+            "projection.delays.module" => Some(b"#!/bin/sh"),
+            _ => None,
+        };
+        file.inspect(contents)
+    });
+    insta::assert_snapshot!(report.unwrap_err());
+}
+
+#[test]
+fn units_are_asked_for_and_corrected() {
+    let limits = |value: &str| bank_with("[model", &format!("limits = {{ memory = {value} }}\n\n[model"));
+    assert!(problem(&limits("\"64MB\"")).contains("\"64MB\" is not a size | write \"64MiB\""));
+    assert!(problem(&limits("64")).contains("but is an integer | write `\"64MiB\"`"));
+    assert!(
+        problem(&limits("\"0MiB\"")).contains("out of bounds | write something from \"1MiB\" to \"1GiB\"")
+    );
+    assert!(problem(&limits("\"2GiB\"")).contains("is 2GiB, which is out of bounds"));
+    assert!(problems(&limits("\"1GiB\"")).is_empty());
+}
+
+#[test]
+fn a_cpu_limit_that_the_wall_clock_limit_hides_is_refused() {
+    let limits = |limits: &str| bank_with("[model", &format!("limits = {{ {limits} }}\n\n[model"));
+    assert!(problem(&limits("cpu = \"60s\"")).contains("more than the default `wall`, 30s"));
+    assert!(problems(&limits("cpu = \"60s\", wall = \"2min\"")).is_empty());
+    let short = Manifest::parse(&limits("wall = \"100ms\"")).unwrap();
+    assert_eq!(short.aggregates.values().next().unwrap().limits.cpu, Duration::from_millis(100));
+}
+
+#[test]
+fn a_model_has_exactly_one_writer() {
+    let second = format!("{BANK}\n[projection.other]\nmodule = \"other.wasm\"\nmodels = [\"balances\"]\n");
+    assert!(
+        problem(&second).contains("model `balances` is written by `projection.balances` already (line 18)")
+    );
+    let unwritten = format!("{BANK}\n[model.spare]\nkey = \"id\"\ncolumns = {{ id = \"text\" }}\n");
+    assert!(problem(&unwritten).contains("no projection writes model `spare`"));
+}
+
+#[test]
+fn names_that_are_declared_nowhere_are_reported_with_what_was_probably_meant() {
+    let source = |source: &str| bank_with("source = { aggregates = [\"account\"] }", source);
+    assert!(problem(&source("source = { aggregates = [\"acount\"] }")).contains("did you mean `account`?"));
+    assert!(problem(&source("source = { types = [\"Depositd\"] }")).contains("did you mean `Deposited`?"));
+    assert!(problem(&source("source = { aggregates = [] }")).contains("leave `aggregates` out"));
+    assert!(
+        problem(&bank_with("models = [\"balances\"]", "models = [\"balance\"]"))
+            .contains("did you mean `balances`?")
+    );
+}
+
+#[test]
+fn the_key_of_a_model_is_one_of_its_text_columns() {
+    assert!(problem(&bank_with("key = \"account\"", "key = \"id\"")).contains("there is no column `id`"));
+    assert!(
+        problem(&bank_with("key = \"account\"", "key = \"balance\""))
+            .contains("is of type integer; keys are text")
+    );
+    assert!(problem(&bank_with("key = \"account\"\n", "")).contains("`model.balances` has no `key`"));
+}
+
+#[test]
+fn an_index_is_a_list_of_columns() {
+    let index =
+        |index: &str| bank_with("key = \"account\"", &format!("key = \"account\"\nindexes = {index}"));
+    assert!(problem(&index("[[\"ownr\"]]")).contains("did you mean `owner`?"));
+    assert!(problem(&index("[\"owner\"]")).contains("an index is a list of columns"));
+    assert!(problem(&index("[[]]")).contains("has no columns"));
+    assert!(problem(&index("[[\"owner\"], [\"owner\"]]")).contains("twice"));
+    assert!(problems(&index("[[\"owner\", \"balance\"]]")).is_empty());
+}
+
+#[test]
+fn reserved_names_are_refused() {
+    assert!(problem(&bank_with("name = \"bank\"", "name = \"system\"")).contains("reserved"));
+    assert!(problem(&bank_with("name = \"bank\"", "name = \"My Bank\"")).contains("write `my_bank`"));
+    let topic =
+        BANK.replace("[aggregate.account]", "[aggregate.topic]").replace("[\"account\"]", "[\"topic\"]");
+    assert!(problem(&topic).contains("reserved"));
+}
+
+#[test]
+fn hosts_are_names_and_nothing_else() {
+    let hosts = |hosts: &str| bank_with("name = \"bank\"", &format!("name = \"bank\"\nhosts = {hosts}"));
+    assert!(
+        problem(&hosts("[\"https://Bank.example/\"]"))
+            .contains("has a scheme; only the name belongs here | write \"bank.example\"")
+    );
+    assert!(problem(&hosts("[\"bank.example:8080\"]")).contains("has a port"));
+    assert!(problem(&hosts("[\"a.example\", \"a.example\"]")).contains("twice"));
+    assert!(problem(&hosts("\"bank.example\"")).contains("should be a list of texts, but is a string"));
+    assert!(problems(&hosts("[\"bank.localhost\", \"127.0.0.1\"]")).is_empty());
+}
+
+#[test]
+fn what_a_later_version_will_know_is_called_by_its_name() {
+    let function = format!("{BANK}\n[function.hello]\nmodule = \"hello.wasm\"\n");
+    assert!(problem(&function).contains("`function.hello`: functions are not available in this version"));
+    let topics = bank_with("{ aggregates = [\"account\"] }", "{ topics = [\"payments\"], via = \"log\" }");
+    assert!(problem(&topics).contains("projections from Kafka topics are not available"));
+    let kinds: Vec<_> =
+        Manifest::parse(&topics).unwrap_err().into_iter().map(|problem| problem.kind).collect();
+    assert_eq!(kinds, [ProblemKind::Unavailable]);
+}
+
+#[test]
+fn text_that_is_not_toml_is_reported_as_such_and_nothing_is_guessed_from_it() {
+    assert!(problem("[app]\nname = bank\n").contains("this is not TOML"));
+    assert!(
+        problem(&bank_with("key = \"account\"", "key = \"account\"\nkey = \"owner\""))
+            .contains("`key` is here a second time")
+    );
+    assert!(problem("").contains("`[app]` is missing"));
+    assert!(problem(&"#".repeat(2 << 20)).contains("more than the limit"));
+}
+
+#[test]
+fn an_aggregate_without_commands_or_events_is_refused() {
+    assert!(
+        problem(&bank_with(
+            "commands = { open = {}, deposit = {}, withdraw = {}, close = {} }",
+            "commands = {}"
+        ))
+        .contains("has no commands")
+    );
+    assert!(
+        problem(&bank_with("events = { Opened = {}, Deposited = {}, Withdrawn = {}, Closed = {} }\n", ""))
+            .contains("`aggregate.account` has no `events`")
+    );
+}
+
+#[test]
+fn paths_are_relative_and_written_with_slashes() {
+    for wrong in ["/usr/lib/a.wasm", "C:/a.wasm", "~/a.wasm", "", "a\\\\b.wasm", "a\\u0000b"] {
+        let text = bank_with("target/wasm32-wasip2/release/account.wasm", wrong);
+        assert!(problem(&text).contains("relative to the manifest"), "{wrong}");
+    }
+    assert!(problems(&bank_with("target/wasm32-wasip2", "../target/wasm32-wasip2")).is_empty());
+}
+
+/// The published schema for editors, checked with our own validator.
+fn editor_schema() -> (Value, crate::schema::JsonSchema) {
+    let text = include_str!("../../../../docs/ebb.schema.json");
+    let value: Value = serde_json::from_str(text).unwrap();
+    let compiled = crate::schema::JsonSchema::compile(&value).unwrap();
+    (value, compiled)
+}
+
+fn accepted_by_editors(text: &str) -> bool {
+    let value: Value = serde_json::to_value(toml::from_str::<toml::Table>(text).unwrap()).unwrap();
+    editor_schema().1.validate(value.to_string().as_bytes()).is_ok()
+}
+
+#[test]
+fn editors_accept_what_the_parser_accepts() {
+    for good in [FLIGHTS, BANK, EVERYTHING] {
+        assert!(Manifest::parse(good).is_ok());
+        let value = serde_json::to_value(toml::from_str::<toml::Table>(good).unwrap()).unwrap();
+        let answer = editor_schema().1.validate(value.to_string().as_bytes());
+        assert!(answer.is_ok(), "{}", answer.unwrap_err());
+    }
+}
+
+#[test]
+fn editors_see_mistakes_that_need_no_second_look() {
+    assert!(!accepted_by_editors(FIVE_MISTAKES));
+    for (from, to) in [
+        ("key = \"account\"", "kee = \"account\""),
+        ("name = \"bank\"", "name = \"My Bank\""),
+        ("name = \"bank\"", "name = \"system\""),
+        ("owner = \"text\"", "owner = \"string\""),
+        ("[model", "limits = { memory = \"64MB\" }\n\n[model"),
+        ("commands = { open = {}, deposit = {}, withdraw = {}, close = {} }", "commands = {}"),
+    ] {
+        assert!(!accepted_by_editors(&bank_with(from, to)), "{to}");
+    }
+}
+
+#[test]
+fn editors_and_the_parser_know_the_same_keys() {
+    let (schema, _) = editor_schema();
+    let defs = |name: &str| format!("/$defs/{name}");
+    for (pointer, known) in [
+        (String::new(), keys::ROOT),
+        (defs("app"), keys::APP),
+        (defs("cors"), keys::CORS),
+        (defs("build"), keys::BUILD),
+        (defs("aggregate"), keys::AGGREGATE),
+        (defs("command"), keys::COMMAND),
+        (defs("event"), keys::EVENT),
+        (defs("model"), keys::MODEL),
+        (defs("projection"), keys::PROJECTION),
+        (defs("source"), keys::SOURCE),
+        (defs("batch"), keys::BATCH),
+        (defs("lane-by-field"), keys::LANE_BY),
+        (defs("retry"), keys::RETRY),
+        (defs("limits"), keys::LIMITS),
+        (defs("instances"), keys::INSTANCES),
+    ] {
+        let section = schema.pointer(&pointer).unwrap();
+        let mut listed: Vec<&str> =
+            section["properties"].as_object().unwrap().keys().map(String::as_str).collect();
+        let mut known = known.to_vec();
+        listed.sort_unstable();
+        known.sort_unstable();
+        assert_eq!(listed, known, "{pointer}");
+        assert_eq!(section["additionalProperties"], json!(false), "{pointer}");
+        let undescribed =
+            section["properties"].as_object().unwrap().iter().find(|(_, property)| {
+                property.get("description").is_none() && property.get("$ref").is_none()
+            });
+        assert_eq!(undescribed, None, "an editor shows what each key is for");
+    }
+}
+
+/// A line of a good manifest, a part of one, or noise: what people's half-written files are made of.
+fn fragments() -> impl Strategy<Value = String> {
+    let lines: Vec<String> =
+        EVERYTHING.lines().chain(FIVE_MISTAKES.lines()).map(|line| format!("{line}\n")).collect();
+    let words =
+        ["[", "]", "{", "}", "=", "\"", "'", "\n", ".", "aggregate", "limits", "= 1\n", "= {}\n", "é", "#"];
+    prop::collection::vec(
+        prop_oneof![
+            6 => prop::sample::select(lines),
+            2 => prop::sample::select(words.map(str::to_owned).to_vec()),
+            1 => "\\PC{0,8}",
+        ],
+        0..40,
+    )
+    .prop_map(|parts| parts.concat())
+}
+
+proptest! {
+    #[test]
+    fn no_text_makes_parsing_panic(text in any::<String>()) {
+        let _ = Manifest::parse(&text).map_err(|problems| problems.to_string());
+    }
+
+    #[test]
+    fn half_written_manifests_are_answered_with_problems_within_their_lines(text in fragments()) {
+        if let Err(problems) = Manifest::parse(&text) {
+            for problem in &problems {
+                prop_assert!(problem.place.line >= 1 && problem.place.line <= text.lines().count() + 1);
+                prop_assert!(!problem.message.is_empty());
+            }
+            let _ = problems.to_string();
+        }
+    }
+
+    #[test]
+    fn any_value_under_any_key_is_read_or_reported(at in 0..200usize, value in prop::sample::select(vec![
+        "0", "-1", "1.5", "true", "\"\"", "\"x\"", "[]", "[[]]", "[1]", "{}", "{ x = {} }", "1979-05-27", "\"1h\"", "nan",
+    ])) {
+        let mut lines: Vec<String> = EVERYTHING.lines().map(str::to_owned).collect();
+        let keyed: Vec<usize> = (0..lines.len()).filter(|&line| lines[line].contains(" = ")).collect();
+        let line = keyed[at % keyed.len()];
+        let key = lines[line].split(" = ").next().unwrap_or_default().to_owned();
+        lines[line] = format!("{key} = {value}");
+        let _ = Manifest::parse(&lines.join("\n")).map_err(|problems| problems.to_string());
+    }
+}
