@@ -11,6 +11,7 @@ pub mod manifest;
 pub mod model;
 pub mod name;
 pub mod port;
+pub mod quantity;
 pub mod schema;
 pub mod stream;
 pub mod text;

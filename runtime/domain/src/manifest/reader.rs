@@ -2,6 +2,7 @@
 
 use super::problem::{Place, Problem, ProblemKind, short, suggestion};
 use crate::name::InvalidName;
+use crate::quantity::{SIZES, TIMES, Units};
 use std::collections::BTreeSet;
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::ops::{Range, RangeInclusive};
@@ -258,14 +259,8 @@ impl<'t> Reader<'t> {
             }
         };
         let Some(quantity) = units.read(text) else {
-            let meant = units.guess(text).map(|meant| format!("write \"{meant}\": ")).unwrap_or_default();
-            let names = list(units.names.iter().map(|(name, _)| *name));
             let message = format!("\"{}\" is not {}", short(text), units.what);
-            self.refuse(
-                field,
-                message,
-                Some(format!("{meant}a whole number and, without a space, one of {names}")),
-            );
+            self.refuse(field, message, Some(units.hint(text)));
             return None;
         };
         if !bounds.contains(&quantity) {
@@ -378,117 +373,5 @@ pub(super) fn list<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
         None => String::new(),
         Some((only, [])) => only.clone(),
         Some((last, rest)) => format!("{} and {last}", rest.join(", ")),
-    }
-}
-
-/// Units of one kind of quantity.
-struct Units {
-    what: &'static str,
-    /// What a number without a unit probably meant.
-    usual: &'static str,
-    /// Names and how many of the smallest unit they are, ascending.
-    names: [(&'static str, u64); 4],
-    /// What people write instead, in lower case.
-    aliases: &'static [(&'static str, &'static str)],
-}
-
-const TIMES: Units = Units {
-    what: "a duration",
-    usual: "ms",
-    names: [("ms", 1), ("s", 1000), ("min", 60_000), ("h", 3_600_000)],
-    aliases: &[
-        ("ms", "ms"),
-        ("msec", "ms"),
-        ("millis", "ms"),
-        ("milliseconds", "ms"),
-        ("s", "s"),
-        ("sec", "s"),
-        ("secs", "s"),
-        ("second", "s"),
-        ("seconds", "s"),
-        ("m", "min"),
-        ("min", "min"),
-        ("mins", "min"),
-        ("minute", "min"),
-        ("minutes", "min"),
-        ("h", "h"),
-        ("hr", "h"),
-        ("hour", "h"),
-        ("hours", "h"),
-    ],
-};
-
-const SIZES: Units = Units {
-    what: "a size",
-    usual: "MiB",
-    names: [("B", 1), ("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30)],
-    aliases: &[
-        ("b", "B"),
-        ("bytes", "B"),
-        ("k", "KiB"),
-        ("kb", "KiB"),
-        ("kib", "KiB"),
-        ("m", "MiB"),
-        ("mb", "MiB"),
-        ("mib", "MiB"),
-        ("g", "GiB"),
-        ("gb", "GiB"),
-        ("gib", "GiB"),
-    ],
-};
-
-impl Units {
-    fn read(&self, text: &str) -> Option<u64> {
-        let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
-        let (number, unit) = text.split_at(digits);
-        let (_, factor) = self.names.iter().find(|(name, _)| *name == unit)?;
-        number.parse::<u64>().ok()?.checked_mul(*factor)
-    }
-
-    /// What was probably meant: the same number with the unit's right name.
-    fn guess(&self, text: &str) -> Option<String> {
-        let text = text.trim();
-        let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
-        let (number, unit) = text.split_at(digits);
-        let unit = unit.trim().to_lowercase();
-        let (_, name) = self.aliases.iter().find(|(alias, _)| *alias == unit)?;
-        number.parse::<u64>().ok().map(|number| format!("{number}{name}"))
-    }
-
-    /// In the largest unit that needs no fraction.
-    fn write(&self, quantity: u64) -> String {
-        let whole = |(_, factor): &&(&str, u64)| quantity >= *factor && quantity.is_multiple_of(*factor);
-        match self.names.iter().rev().find(whole) {
-            Some((name, factor)) => format!("{}{name}", quantity / factor),
-            None => format!("{quantity}{}", self.names[0].0),
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn quantities_are_whole_numbers_with_their_unit() {
-        assert_eq!(SIZES.read("64MiB"), Some(64 << 20));
-        assert_eq!(TIMES.read("15min"), Some(900_000));
-        for wrong in ["64", "MiB", "64MB", "64 MiB", "-1MiB", "1.5GiB", "", "99999999999999999999GiB", "1mib"]
-        {
-            assert_eq!(SIZES.read(wrong), None, "{wrong}");
-        }
-    }
-
-    #[test]
-    fn a_wrong_unit_is_answered_with_the_right_one() {
-        assert_eq!(SIZES.guess("64 mb").as_deref(), Some("64MiB"));
-        assert_eq!(TIMES.guess("5m").as_deref(), Some("5min"));
-        assert_eq!(TIMES.guess("5 fortnights"), None);
-    }
-
-    #[test]
-    fn bounds_are_written_in_the_largest_whole_unit() {
-        assert_eq!((SIZES.write(1 << 30), TIMES.write(90_000)), ("1GiB".to_owned(), "90s".to_owned()));
-        assert_eq!(TIMES.write(0), "0ms");
     }
 }
