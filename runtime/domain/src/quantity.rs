@@ -63,7 +63,7 @@ pub(crate) struct Units {
 pub(crate) const TIMES: Units = Units {
     what: "a duration",
     usual: "ms",
-    pub(crate) names: [("ms", 1), ("s", 1000), ("min", 60_000), ("h", 3_600_000)],
+    names: [("ms", 1), ("s", 1000), ("min", 60_000), ("h", 3_600_000)],
     aliases: &[
         ("ms", "ms"),
         ("msec", "ms"),
@@ -89,7 +89,7 @@ pub(crate) const TIMES: Units = Units {
 pub(crate) const SIZES: Units = Units {
     what: "a size",
     usual: "MiB",
-    pub(crate) names: [("B", 1), ("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30)],
+    names: [("B", 1), ("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30)],
     aliases: &[
         ("b", "B"),
         ("bytes", "B"),
