@@ -285,8 +285,8 @@ impl ser::SerializeTupleVariant for TupleBody {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use serde::Deserialize;
+    use super::{Names, from_parts, to_parts};
+    use serde::{Deserialize, Serialize};
 
     #[derive(Serialize, Deserialize, Debug, PartialEq)]
     enum Happened {
@@ -302,19 +302,19 @@ mod tests {
     }
 
     #[track_caller]
-    fn check(value: Happened, name: &str, body: &str) {
-        let (written_name, written_body) = to_parts(&value).unwrap();
+    fn check(value: &Happened, name: &str, body: &str) {
+        let (written_name, written_body) = to_parts(value).unwrap();
         assert_eq!((written_name, std::str::from_utf8(&written_body).unwrap()), (name, body));
-        assert_eq!(from_parts::<Happened>(name, body.as_bytes(), Names::Exact).unwrap(), value);
+        assert_eq!(from_parts::<Happened>(name, body.as_bytes(), Names::Exact).unwrap(), *value);
     }
 
     #[test]
     fn a_variant_is_its_name_and_its_fields() {
-        check(Happened::Nothing, "Nothing", "{}");
-        check(Happened::Renamed("é\"".into()), "Renamed", r#""é\"""#);
-        check(Happened::Moved(-1, 2), "Moved", "[-1,2]");
-        check(Happened::DepositMade { amount: 5, note: None }, "DepositMade", r#"{"amount":5,"note":null}"#);
-        check(Happened::Closed, "v2.Closed", "{}");
+        check(&Happened::Nothing, "Nothing", "{}");
+        check(&Happened::Renamed("é\"".into()), "Renamed", r#""é\"""#);
+        check(&Happened::Moved(-1, 2), "Moved", "[-1,2]");
+        check(&Happened::DepositMade { amount: 5, note: None }, "DepositMade", r#"{"amount":5,"note":null}"#);
+        check(&Happened::Closed, "v2.Closed", "{}");
     }
 
     #[test]
