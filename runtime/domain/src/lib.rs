@@ -10,6 +10,7 @@ pub mod limits;
 pub mod manifest;
 pub mod model;
 pub mod name;
+pub mod openapi;
 pub mod port;
 pub mod quantity;
 pub mod schema;
