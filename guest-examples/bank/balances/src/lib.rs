@@ -29,3 +29,30 @@ impl Projection for Balances {
 }
 
 ebbtide::export_projection!(Balances);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ebbtide::test::project;
+    use serde_json::json;
+
+    #[test]
+    fn the_balance_is_what_came_in_less_what_went_out() {
+        project::<Balances>([
+            ("account-1", Opened { owner: "Ann".into() }),
+            ("account-2", Opened { owner: "Ben".into() }),
+            ("account-1", Deposited { amount: 50 }),
+            ("account-1", Withdrawn { amount: 20 }),
+        ])
+        .then_rows(
+            BALANCES,
+            json!({ "1": { "owner": "Ann", "balance": 30 }, "2": { "owner": "Ben", "balance": 0 } }),
+        );
+    }
+
+    #[test]
+    fn a_closed_account_has_no_row() {
+        project::<Balances>([("account-1", Opened { owner: "Ann".into() }), ("account-1", Closed)])
+            .then_rows(BALANCES, json!({}));
+    }
+}

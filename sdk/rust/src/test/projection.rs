@@ -36,6 +36,7 @@ use std::collections::BTreeMap;
 /// ])
 /// .then_rows("balances", json!({ "1": { "balance": 30 }, "2": { "balance": 5 } }));
 /// ```
+#[must_use = "look at its rows"]
 pub fn project<P: Projection>(events: impl IntoIterator<Item = impl Into<TestEvent>>) -> Projected {
     let mut revisions = BTreeMap::<String, u64>::new();
     let events = events.into_iter().zip(1..).map(|(event, position)| {
@@ -107,7 +108,6 @@ impl<S: Into<String>, E: Serialize> From<(S, E)> for TestEvent {
 
 /// What a projection made of its events.
 #[derive(Debug)]
-#[must_use = "look at its rows"]
 pub struct Projected {
     rows: Rows,
     failure: Option<(u32, Failure)>,
