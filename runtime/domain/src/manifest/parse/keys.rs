@@ -1,0 +1,40 @@
+//! The keys of each section; the published schema for editors has the same ones, which a test checks.
+
+pub(in crate::manifest) const ROOT: &[&str] = &["app", "build", "aggregate", "model", "projection"];
+pub(in crate::manifest) const APP: &[&str] = &["name", "hosts", "cors"];
+pub(in crate::manifest) const CORS: &[&str] = &["origins", "max-age"];
+pub(in crate::manifest) const BUILD: &[&str] = &["command", "watch"];
+pub(in crate::manifest) const AGGREGATE: &[&str] = &[
+    "module",
+    "commands",
+    "events",
+    "snapshot-every",
+    "state-version",
+    "record-commands",
+    "allow",
+    "limits",
+    "instances",
+];
+pub(in crate::manifest) const COMMAND: &[&str] = &["schema"];
+pub(in crate::manifest) const EVENT: &[&str] = &["version", "schema"];
+pub(in crate::manifest) const MODEL: &[&str] = &["key", "columns", "indexes", "allow"];
+pub(in crate::manifest) const PROJECTION: &[&str] = &[
+    "module",
+    "models",
+    "source",
+    "batch",
+    "lanes",
+    "lane-by",
+    "retry",
+    "max-parked",
+    "limits",
+    "instances",
+];
+pub(in crate::manifest) const SOURCE: &[&str] = &["aggregates", "types"];
+pub(in crate::manifest) const BATCH: &[&str] = &["max-events", "max-wait"];
+pub(in crate::manifest) const LANE_BY: &[&str] = &["field"];
+pub(in crate::manifest) const RETRY: &[&str] = &["attempts", "backoff", "max-backoff"];
+pub(in crate::manifest) const LIMITS: &[&str] = &["memory", "cpu", "wall", "concurrency"];
+pub(in crate::manifest) const INSTANCES: &[&str] = &["reuse", "max", "idle", "aggregates"];
+/// Of a projection's source: known, and not available yet.
+pub(super) const TOPIC_SOURCE: &[&str] = &["topics", "group", "via"];
