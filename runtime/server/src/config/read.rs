@@ -1,0 +1,411 @@
+//! From text to [`Config`].
+
+use super::{Config, ControlConfig, EdgeLimits, LogConfig, LogFormat};
+use crate::auth::{AuthConfig, Authenticator, Secret, TokenConfig};
+use ebb_domain::quantity::{parse_bytes, parse_duration};
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::SocketAddr;
+use std::ops::RangeInclusive;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+use toml::de::{DeTable, DeValue};
+
+/// One setting, as the file and the environment name it.
+#[derive(Debug)]
+pub struct Setting {
+    /// Its key in the file: `http.address`.
+    pub key: &'static str,
+    /// The variable that overrides it.
+    pub variable: &'static str,
+    /// What it takes, by example.
+    pub takes: &'static str,
+    /// What it is where nobody says.
+    pub default: &'static str,
+}
+
+macro_rules! settings {
+    ($($name:ident = $key:literal, $variable:literal, $takes:literal, $default:literal;)*) => {
+        $(const $name: Setting = Setting { key: $key, variable: $variable, takes: $takes, default: $default };)*
+        /// Every setting but those under `[auth]`.
+        pub const SETTINGS: &[Setting] = &[$($name),*];
+    };
+}
+
+settings! {
+    DATA = "data", "EBB_DATA", "a folder", "ebb-data";
+    DRAIN = "drain", "EBB_DRAIN", "a duration, as in \"10s\"", "10s";
+    HTTP = "http.address", "EBB_HTTP", "an IP address and a port, as in \"127.0.0.1:8080\"", "127.0.0.1:8080";
+    CONTROL = "control.address", "EBB_CONTROL", "an IP address and a port, as in \"127.0.0.1:8081\"", "127.0.0.1:8081";
+    TOKEN = "control.token", "EBB_CONTROL_TOKEN", "16 or more letters, digits and -._~+/=", "";
+    HOSTS = "control.hosts", "EBB_CONTROL_HOSTS", "host names, as in [\"ebb.internal\"]", "";
+    BODY = "limits.body", "EBB_LIMITS_BODY", "a size from 1KiB to 64MiB", "1MiB";
+    CONNECTIONS = "limits.connections", "EBB_LIMITS_CONNECTIONS", "a number from 1 to 1000000", "8192";
+    LIVE = "limits.live", "EBB_LIMITS_LIVE", "a number from 1 to 1000000", "1024";
+    HEADER_TIMEOUT = "limits.header-timeout", "EBB_LIMITS_HEADER_TIMEOUT", "a duration from \"1s\" to \"1h\"", "60s";
+    BODY_TIMEOUT = "limits.body-timeout", "EBB_LIMITS_BODY_TIMEOUT", "a duration from \"1s\" to \"1h\"", "30s";
+    WAIT = "limits.wait", "EBB_LIMITS_WAIT", "a duration up to \"10min\"", "30s";
+    FORMAT = "log.format", "EBB_LOG_FORMAT", "\"text\" or \"json\"", "text";
+    LEVEL = "log.level", "EBB_LOG", "a level or directives, as in \"info,ebb_store=debug\"", "info";
+    CACHE = "index.cache", "EBB_INDEX_CACHE", "a size from 1MiB to 64GiB", "64MiB";
+}
+
+const TOP_LEVEL: &str = "data, drain, [http], [control], [auth], [limits], [log] and [index]";
+
+/// One thing that is wrong with the settings.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConfigProblem {
+    /// Where: `ebbtide.toml`, `EBB_HTTP`, `flag for http.address`.
+    pub place: String,
+    /// The line, in a file.
+    pub line: Option<usize>,
+    /// What is wrong, and what to write instead.
+    pub message: String,
+}
+
+/// Everything that is wrong with the settings.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConfigProblems(pub Vec<ConfigProblem>);
+
+impl ConfigProblems {
+    pub(super) fn unreadable(path: &Path, error: &std::io::Error) -> Self {
+        let message = format!("can't be read: {error}");
+        Self(vec![ConfigProblem { place: path.display().to_string(), line: None, message }])
+    }
+}
+
+impl fmt::Display for ConfigProblems {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let lines = self.0.iter().map(|ConfigProblem { place, line, message }| match line {
+            Some(line) => format!("{place}:{line}: {message}"),
+            None => format!("{place}: {message}"),
+        });
+        f.write_str(&lines.collect::<Vec<_>>().join("\n"))
+    }
+}
+
+impl std::error::Error for ConfigProblems {}
+
+/// A file or variable, and the line in a file.
+type Place = (String, Option<usize>);
+
+/// What someone wrote for a setting: one text, or a list of them.
+struct Given {
+    place: Place,
+    texts: Vec<String>,
+    is_list: bool,
+}
+
+struct Reader {
+    given: BTreeMap<&'static str, Given>,
+    problems: Vec<ConfigProblem>,
+}
+
+pub(super) fn parse(
+    file: Option<(String, &str)>,
+    env: impl Fn(&str) -> Option<String>,
+    flags: &[(&str, String)],
+) -> Result<Config, ConfigProblems> {
+    let mut reader = Reader { given: BTreeMap::new(), problems: Vec::new() };
+    let auth = file.map(|(name, text)| reader.file(&name, text));
+    for setting in SETTINGS {
+        if let Some(text) = env(setting.variable) {
+            reader.give(setting, (setting.variable.into(), None), text);
+        }
+    }
+    for (key, text) in flags {
+        match SETTINGS.iter().find(|setting| setting.key == *key) {
+            Some(setting) => reader.give(setting, (format!("flag for `{key}`"), None), text.clone()),
+            None => reader.problem((format!("flag for `{key}`"), None), "is not a setting".into()),
+        }
+    }
+    let config = Config {
+        data: reader.text(&DATA).into(),
+        http: reader.address(&HTTP),
+        control: ControlConfig {
+            address: reader.address(&CONTROL),
+            auth: reader.token(),
+            hosts: reader.list(&HOSTS).into_iter().map(|host| host.to_ascii_lowercase()).collect(),
+        },
+        auth: auth.unwrap_or_else(|| Arc::new(Authenticator::open_to_all())),
+        limits: EdgeLimits {
+            body: reader.size(&BODY, (1 << 10)..=(64 << 20)) as usize,
+            connections: reader.count(&CONNECTIONS, 1..=1_000_000),
+            live: reader.count(&LIVE, 1..=1_000_000),
+            header_timeout: reader.duration(&HEADER_TIMEOUT, 1..=3600),
+            body_timeout: reader.duration(&BODY_TIMEOUT, 1..=3600),
+            wait: reader.duration(&WAIT, 0..=600),
+        },
+        log: LogConfig {
+            format: reader.one(&FORMAT, |text| match text {
+                "text" => Some(LogFormat::Text),
+                "json" => Some(LogFormat::Json),
+                _ => None,
+            }),
+            level: reader.one(&LEVEL, |text| {
+                text.parse::<tracing_subscriber::filter::targets::Targets>().ok().map(|_| text.to_owned())
+            }),
+        },
+        index_cache: reader.size(&CACHE, (1 << 20)..=(64 << 30)),
+        drain: reader.duration(&DRAIN, 0..=3600),
+    };
+    reader.check(&config);
+    // As a reader of the file meets them; variables and flags behind it.
+    reader.problems.sort_by_key(|problem| problem.line.unwrap_or(usize::MAX));
+    if reader.problems.is_empty() { Ok(config) } else { Err(ConfigProblems(reader.problems)) }
+}
+
+impl Reader {
+    /// Takes what a file gives, and returns what its `[auth]` makes.
+    fn file(&mut self, name: &str, text: &str) -> Arc<Authenticator> {
+        let open = Arc::new(Authenticator::open_to_all());
+        let line = |at: usize| {
+            (
+                name.to_owned(),
+                Some(text.as_bytes()[..at.min(text.len())].iter().filter(|b| **b == b'\n').count() + 1),
+            )
+        };
+        let root = match DeTable::parse(text) {
+            Ok(root) => root.into_inner(),
+            Err(error) => {
+                let place = line(error.span().map_or(0, |span| span.start));
+                self.problem(place, error.message().to_owned());
+                return open;
+            }
+        };
+        for (section, value) in &root {
+            let key = &**section.get_ref();
+            match value.get_ref() {
+                DeValue::Table(_) if key == "auth" => {}
+                DeValue::Table(table) => {
+                    for (name, value) in table {
+                        let key = format!("{key}.{}", name.get_ref());
+                        self.take(&key, line(name.span().start), value.get_ref());
+                    }
+                }
+                value => self.take(key, line(section.span().start), value),
+            }
+        }
+        #[derive(serde::Deserialize)]
+        struct Whole {
+            #[serde(default)]
+            auth: AuthConfig,
+        }
+        match toml::from_str::<Whole>(text) {
+            Ok(Whole { auth }) => match Authenticator::new(auth) {
+                Ok(auth) => return Arc::new(auth),
+                Err(error) => self.problem((name.to_owned(), None), error.to_string()),
+            },
+            // Not the error's full text: it quotes the line, which may have a token.
+            Err(error) => {
+                self.problem(line(error.span().map_or(0, |span| span.start)), error.message().to_owned())
+            }
+        }
+        open
+    }
+
+    fn take(&mut self, key: &str, place: Place, value: &DeValue<'_>) {
+        let Some(setting) = SETTINGS.iter().find(|setting| setting.key == key) else {
+            let section = key.split_once('.').map(|(section, _)| section);
+            let in_section: Vec<_> = SETTINGS
+                .iter()
+                .map(|setting| setting.key)
+                .filter(|known| {
+                    section.is_some_and(|section| {
+                        known.strip_prefix(section).is_some_and(|k| k.starts_with('.'))
+                    })
+                })
+                .collect();
+            let message = if in_section.is_empty() {
+                format!("`{key}` is not a setting; there are {TOP_LEVEL}")
+            } else {
+                format!("`{key}` is not a setting; there are {}", in_section.join(", "))
+            };
+            return self.problem(place, message);
+        };
+        let scalar = |value: &DeValue<'_>| match value {
+            DeValue::String(text) => Some(text.to_string()),
+            DeValue::Integer(integer) if integer.radix() == 10 => Some(integer.as_str().to_owned()),
+            _ => None,
+        };
+        let (texts, is_list) = match value {
+            DeValue::Array(values) => (values.iter().map(|value| scalar(value.get_ref())).collect(), true),
+            value => (scalar(value).map(|text| vec![text]), false),
+        };
+        match texts {
+            Some(texts) => {
+                self.given.insert(setting.key, Given { place, texts, is_list });
+            }
+            None => self.problem(place, format!("`{key}` takes {}", setting.takes)),
+        }
+    }
+
+    fn give(&mut self, setting: &Setting, place: Place, text: String) {
+        self.given.insert(setting.key, Given { place, texts: vec![text], is_list: false });
+    }
+
+    fn problem(&mut self, (place, line): Place, message: String) {
+        self.problems.push(ConfigProblem { place, line, message });
+    }
+
+    /// A value, or a problem and the default, so that reading goes on.
+    fn one<T>(&mut self, setting: &Setting, read: impl Fn(&str) -> Option<T>) -> T {
+        if let Some(given) = self.given.get(setting.key) {
+            let text = (!given.is_list).then(|| given.texts[0].trim());
+            if let Some(value) = text.and_then(&read) {
+                return value;
+            }
+            let shown = text.map_or_else(|| "a list".into(), |text| format!("`{text}`"));
+            let message = format!("`{}` is {shown}; it takes {}", setting.key, setting.takes);
+            let place = given.place.clone();
+            self.problem(place, message);
+        }
+        read(setting.default).expect("every default is valid")
+    }
+
+    fn text(&mut self, setting: &Setting) -> String {
+        self.one(setting, |text| (!text.is_empty()).then(|| text.to_owned()))
+    }
+
+    fn address(&mut self, setting: &Setting) -> SocketAddr {
+        // `localhost` by name is what people write; anything else that needs resolving may mean several addresses.
+        self.one(setting, |text| match text.strip_prefix("localhost:") {
+            Some(port) => format!("127.0.0.1:{port}").parse().ok(),
+            None => text.parse().ok(),
+        })
+    }
+
+    fn count(&mut self, setting: &Setting, range: RangeInclusive<usize>) -> usize {
+        self.one(setting, |text| text.parse().ok().filter(|count| range.contains(count)))
+    }
+
+    fn size(&mut self, setting: &Setting, range: RangeInclusive<u64>) -> u64 {
+        self.one(setting, |text| parse_bytes(text).ok().filter(|size| range.contains(size)))
+    }
+
+    fn duration(&mut self, setting: &Setting, seconds: RangeInclusive<u64>) -> Duration {
+        let (least, most) = (Duration::from_secs(*seconds.start()), Duration::from_secs(*seconds.end()));
+        self.one(setting, |text| {
+            parse_duration(text).ok().filter(|duration| (least..=most).contains(duration))
+        })
+    }
+
+    fn list(&mut self, setting: &Setting) -> Vec<String> {
+        match self.given.get(setting.key) {
+            Some(given) if given.is_list => given.texts.clone(),
+            Some(given) => given.texts[0]
+                .split(',')
+                .map(|text| text.trim().to_owned())
+                .filter(|t| !t.is_empty())
+                .collect(),
+            None => Vec::new(),
+        }
+    }
+
+    fn token(&mut self) -> Arc<Authenticator> {
+        let Some(given) = self.given.get(TOKEN.key) else { return Arc::new(Authenticator::open_to_all()) };
+        let place = given.place.clone();
+        let token = TokenConfig {
+            actor: "operator".into(),
+            token: Some(Secret::new(
+                given.texts.first().filter(|_| !given.is_list).cloned().unwrap_or_default(),
+            )),
+            sha256: None,
+        };
+        match Authenticator::new(AuthConfig { tokens: vec![token], ..AuthConfig::default() }) {
+            Ok(auth) => return Arc::new(auth),
+            // Its value is never part of a message.
+            Err(_) => self.problem(place, format!("`{}` takes {}", TOKEN.key, TOKEN.takes)),
+        }
+        Arc::new(Authenticator::open_to_all())
+    }
+
+    /// Rules that concern more than one setting.
+    fn check(&mut self, config: &Config) {
+        let control = &config.control;
+        if !control.address.ip().is_loopback() && !self.given.contains_key(TOKEN.key) {
+            let place = self.given.get(CONTROL.key).map_or_else(Place::default, |given| given.place.clone());
+            let message = format!(
+                "`control.address` is {}, which others can reach: set `control.token` as well, or use a loopback address",
+                control.address
+            );
+            self.problem(place, message);
+        }
+        if control.address == config.http && control.address.port() != 0 {
+            let place = self
+                .given
+                .get(CONTROL.key)
+                .or(self.given.get(HTTP.key))
+                .map_or_else(Place::default, |given| given.place.clone());
+            self.problem(place, format!("`control.address` and `http.address` are both {}", config.http));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn from_file(text: &str) -> Result<Config, ConfigProblems> {
+        Config::parse(Some(("ebbtide.toml".into(), text)), |_| None, &[])
+    }
+
+    #[test]
+    fn a_flag_wins_over_a_variable_and_a_variable_over_the_file() {
+        let text = "data = 'file'\nhttp.address = '127.0.0.1:1'\n[limits]\nbody = '2MiB'\n";
+        let env = |name: &str| match name {
+            "EBB_DATA" => Some("variable".into()),
+            "EBB_HTTP" => Some("127.0.0.1:2".into()),
+            _ => None,
+        };
+        let flags = [("data", "flag".to_owned())];
+        let config = Config::parse(Some(("ebbtide.toml".into(), text)), env, &flags).unwrap();
+        assert_eq!(config.data, Path::new("flag"));
+        assert_eq!(config.http.port(), 2);
+        assert_eq!(config.limits.body, 2 << 20);
+    }
+
+    #[test]
+    fn every_problem_is_reported_at_once_with_its_line() {
+        let problems = from_file(
+            "data = 3.5\ncolour = true\n[http]\naddress = 'nowhere'\nport = 80\n[limits]\nbody = '5TiB'\ndrain = 's'\n[log]\nformat = ['text']\n[control]\ntoken = 'short'\n",
+        )
+        .unwrap_err();
+        insta::assert_snapshot!(problems, @r#"
+        ebbtide.toml:1: `data` takes a folder
+        ebbtide.toml:2: `colour` is not a setting; there are data, drain, [http], [control], [auth], [limits], [log] and [index]
+        ebbtide.toml:4: `http.address` is `nowhere`; it takes an IP address and a port, as in "127.0.0.1:8080"
+        ebbtide.toml:5: `http.port` is not a setting; there are http.address
+        ebbtide.toml:7: `limits.body` is `5TiB`; it takes a size from 1KiB to 64MiB
+        ebbtide.toml:8: `limits.drain` is not a setting; there are limits.body, limits.connections, limits.live, limits.header-timeout, limits.body-timeout, limits.wait
+        ebbtide.toml:10: `log.format` is a list; it takes "text" or "json"
+        ebbtide.toml:12: `control.token` takes 16 or more letters, digits and -._~+/=
+        "#);
+    }
+
+    #[test]
+    fn a_control_address_that_others_reach_needs_a_token() {
+        let problems = from_file("control.address = '0.0.0.0:8081'").unwrap_err();
+        assert_eq!(problems.0.len(), 1);
+        assert!(problems.to_string().contains("control.token"), "{problems}");
+        assert!(from_file("[control]\naddress = '0.0.0.0:8081'\ntoken = '0123456789abcdef'").is_ok());
+    }
+
+    #[test]
+    fn a_token_is_never_shown() {
+        let config = from_file("control.token = 'a-very-secret-token'").unwrap();
+        assert!(!format!("{config:?}").contains("a-very-secret-token"));
+        let problems = from_file("control.token = 'tooshort'").unwrap_err();
+        assert!(!problems.to_string().contains("tooshort"));
+    }
+
+    #[test]
+    fn a_list_is_one_in_the_file_and_commas_elsewhere() {
+        let file = from_file("control.hosts = ['Ebb', 'b.internal']").unwrap();
+        let env = |name: &str| (name == "EBB_CONTROL_HOSTS").then(|| "ebb, b.internal".into());
+        let variable = Config::parse(None, env, &[]).unwrap();
+        assert_eq!(file.control.hosts, ["ebb", "b.internal"]);
+        assert_eq!(variable.control.hosts, file.control.hosts);
+    }
+}
