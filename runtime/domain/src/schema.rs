@@ -4,7 +4,7 @@
 //!
 //! Promise: neither a schema nor a body makes a check run without end. Patterns run in linear time, a schema that
 //! refers to itself without descending into the body is refused, and so is a body for which the schema's branches
-//! multiply beyond [`MAX_STEPS`].
+//! multiply beyond [`MAX_STEPS`], or would nest beyond what a thread's stack holds.
 
 use serde::Serialize;
 use serde_json::Value;
@@ -17,6 +17,10 @@ pub const MAX_SCHEMA_BYTES: usize = 256 << 10;
 
 /// Schemas applied to parts of one body, at most, by the estimate that is made before it is checked.
 pub const MAX_STEPS: u64 = 100_000_000;
+
+/// Schemas applied within one another, at most. The validator recurses, and an overflowing stack would end the
+/// process: two million bytes of it hold some 40,000 of the leanest kind, and kinds differ.
+const MAX_NESTING: u64 = 2000;
 
 /// How deep a body may be nested: what the JSON parser takes.
 const MAX_DEPTH: usize = 128;
@@ -52,6 +56,9 @@ pub enum SchemaError {
         "a schema refers to itself without going down into a property or an item, so checking would never end"
     )]
     Endless,
+    /// Even a flat body would take too much to check.
+    #[error("its branches multiply, or nest, beyond what can be checked for any body")]
+    TooComplex,
     /// A keyword has a value that the draft does not allow, or a pattern is not a regular expression.
     #[error("at `{pointer}`: {message}")]
     Invalid {
@@ -86,7 +93,7 @@ pub enum InvalidBody {
     /// Not JSON, or nested deeper than 128.
     #[error("the body is not JSON: {0}")]
     NotJson(String),
-    /// Checking it would take more than [`MAX_STEPS`].
+    /// Checking it would take more than [`MAX_STEPS`], or more stack than there is.
     #[error("the body is too large and too deeply nested ({depth} levels) for its schema to be checked")]
     TooComplex {
         /// Levels of lists and objects in it.
@@ -100,8 +107,24 @@ pub enum InvalidBody {
 /// A compiled schema.
 pub struct JsonSchema {
     validator: jsonschema::Validator,
-    /// Steps per part of a body, by the body's depth.
-    steps: Vec<u64>,
+    /// By the body's depth.
+    costs: Vec<Cost>,
+}
+
+/// What checking a body of some depth takes at most.
+#[derive(Clone, Copy, Default)]
+struct Cost {
+    /// Schemas applied on the way from the top to a leaf.
+    steps: u64,
+    /// Schemas applied within one another.
+    nesting: u64,
+}
+
+impl Cost {
+    /// Whether a body with this many values may be checked.
+    fn is_bearable(self, parts: u64) -> bool {
+        self.steps.saturating_mul(parts) <= MAX_STEPS && self.nesting <= MAX_NESTING
+    }
 }
 
 impl fmt::Debug for JsonSchema {
@@ -128,7 +151,10 @@ impl JsonSchema {
     /// # Errors
     /// It is not a schema, or refers to what is not in it.
     pub fn compile(schema: &Value) -> Result<Self, SchemaError> {
-        let steps = Steps::of(schema)?;
+        let costs = Graph::costs_of(schema)?;
+        if costs.get(1).is_none_or(|flat| !flat.is_bearable(1)) {
+            return Err(SchemaError::TooComplex);
+        }
         let validator = jsonschema::options()
             .offline()
             .should_validate_formats(true)
@@ -139,7 +165,7 @@ impl JsonSchema {
                 pointer: error.instance_path().to_string(),
                 message: cut(&error.to_string(), MAX_MESSAGE),
             })?;
-        Ok(Self { validator, steps })
+        Ok(Self { validator, costs })
     }
 
     /// Checks a body, and gives it back as JSON.
@@ -150,9 +176,9 @@ impl JsonSchema {
         let value: Value =
             serde_json::from_slice(body).map_err(|error| InvalidBody::NotJson(error.to_string()))?;
         let (depth, parts) = measure(&value);
-        let steps = self.steps.get(depth).copied().unwrap_or(u64::MAX);
-        if steps.saturating_mul(parts) > MAX_STEPS {
-            return Err(InvalidBody::TooComplex { depth });
+        match self.costs.get(depth) {
+            Some(cost) if cost.is_bearable(parts) => {}
+            _ => return Err(InvalidBody::TooComplex { depth }),
         }
         if self.validator.is_valid(&value) {
             return Ok(value);
@@ -201,8 +227,8 @@ fn measure(value: &Value) -> (usize, u64) {
     }
 }
 
-/// An estimate from above of how often schemas are applied on the way from the top of a body to one of its leaves.
-struct Steps<'s> {
+/// Which subschemas apply which, for an estimate of the cost from above.
+struct Graph<'s> {
     root: &'s Value,
     nodes: Vec<Node>,
     /// Subschemas by their address.
@@ -220,16 +246,16 @@ struct Node {
     below: Vec<Vec<Vec<usize>>>,
 }
 
-impl<'s> Steps<'s> {
-    fn of(root: &'s Value) -> Result<Vec<u64>, SchemaError> {
-        let mut steps = Self { root, nodes: Vec::new(), known: HashMap::new(), anchors: HashMap::new() };
-        steps.check_references(root)?;
+impl<'s> Graph<'s> {
+    fn costs_of(root: &'s Value) -> Result<Vec<Cost>, SchemaError> {
+        let mut graph = Self { root, nodes: Vec::new(), known: HashMap::new(), anchors: HashMap::new() };
+        graph.check_references(root)?;
         let mut pending = Vec::new();
-        steps.node(root, &mut pending);
+        graph.node(root, &mut pending);
         while let Some((node, schema)) = pending.pop() {
-            steps.nodes[node] = steps.read(schema, &mut pending)?;
+            graph.nodes[node] = graph.read(schema, &mut pending)?;
         }
-        steps.count()
+        graph.costs()
     }
 
     /// The number of a subschema, which is read later if it is new.
@@ -348,21 +374,28 @@ impl<'s> Steps<'s> {
         Ok(Node { same, below: vec![of_object, of_array] })
     }
 
-    /// Steps by depth of the body: a schema on a value costs one, what it applies to the same value, and the dearest
+    /// By depth of the body: a schema on a value costs one step, what it applies to the same value, and the dearest
     /// way down.
-    fn count(&self) -> Result<Vec<u64>, SchemaError> {
+    fn costs(&self) -> Result<Vec<Cost>, SchemaError> {
         let order = self.innermost_first()?;
-        let mut below = vec![0u64; self.nodes.len()];
+        let mut below = vec![Cost::default(); self.nodes.len()];
         let mut by_depth = Vec::with_capacity(MAX_DEPTH + 1);
         for _ in 0..=MAX_DEPTH {
-            let mut here = vec![0u64; self.nodes.len()];
+            let mut here = vec![Cost::default(); self.nodes.len()];
             for &node in &order {
-                let same = self.nodes[node].same.iter().map(|&other| here[other]);
-                let dearest = |group: &Vec<usize>| group.iter().map(|&other| below[other]).max().unwrap_or(0);
+                let Node { same, below: down } = &self.nodes[node];
+                let dearest =
+                    |group: &Vec<usize>| group.iter().map(|&other| below[other].steps).max().unwrap_or(0);
                 let together =
                     |groups: &Vec<Vec<usize>>| groups.iter().map(dearest).fold(0, u64::saturating_add);
-                let down = self.nodes[node].below.iter().map(together).max().unwrap_or(0);
-                here[node] = same.fold(1, u64::saturating_add).saturating_add(down);
+                let steps_down = down.iter().map(together).max().unwrap_or(0);
+                let steps_here = same.iter().map(|&other| here[other].steps).fold(1, u64::saturating_add);
+                let nesting_here = same.iter().map(|&other| here[other].nesting);
+                let nesting_down = down.iter().flatten().flatten().map(|&other| below[other].nesting);
+                here[node] = Cost {
+                    steps: steps_here.saturating_add(steps_down),
+                    nesting: 1 + nesting_here.chain(nesting_down).max().unwrap_or(0),
+                };
             }
             by_depth.push(here[0]);
             below = here;
@@ -537,7 +570,21 @@ mod tests {
             defs.insert(format!("d{level}"), json!({"allOf": [inner, inner]}));
         }
         let bomb = json!({"$ref": "#/$defs/d59", "$defs": defs});
-        assert!(violations(&bomb, "1")[0].contains("too large"));
+        assert_eq!(JsonSchema::compile(&bomb).unwrap_err(), SchemaError::TooComplex);
+    }
+
+    #[test]
+    fn a_schema_that_nests_in_itself_deeper_than_the_stack_is_refused_before_it_overflows() {
+        let mut defs =
+            serde_json::Map::from_iter([("d0".to_owned(), json!({"properties": {"a": {"$ref": "#"}}}))]);
+        for level in 1..300 {
+            let inner = json!({"$ref": format!("#/$defs/d{}", level - 1)});
+            defs.insert(format!("d{level}"), json!({"anyOf": [{"type": "null"}, inner]}));
+        }
+        let chain = json!({"$ref": "#/$defs/d299", "$defs": defs});
+        let deep = format!("{}1{}", "{\"a\":".repeat(120), "}".repeat(120));
+        assert!(violations(&chain, &deep)[0].contains("too deeply nested (120 levels)"));
+        assert!(violations(&chain, r#"{"a": 1}"#).is_empty());
     }
 
     #[test]
