@@ -233,15 +233,28 @@ impl<A: Aggregate> Outcome<A> {
         }
     }
 
-    /// The refusal, or none: for checks of your own.
-    #[must_use]
-    pub fn refusal(&self) -> Option<&Refusal> {
-        self.decision.as_ref().err()
+    /// What was decided, for checks of your own; [`settle`](Self::settle) goes on from there.
+    ///
+    /// # Errors
+    /// It was refused.
+    ///
+    /// # Panics
+    /// An event can't be read back from the JSON that was written of it.
+    #[track_caller]
+    pub fn decided(&self) -> Result<Vec<A::Event>, &Refusal> {
+        let read = |(event_type, data): &(&'static str, Vec<u8>)| match Recorded::new(event_type, 1, data)
+            .decode()
+        {
+            Ok(event) => event,
+            Err(error) => panic!("the event `{event_type}` can't be read back: {error}"),
+        };
+        self.decision.as_ref().map(|events| events.iter().map(read).collect())
     }
 
-    /// Applies what was decided.
+    /// Whatever came of it: the aggregate with the decided events applied, or as it was before if it was refused.
     #[track_caller]
-    fn settle(mut self) -> Given<A> {
+    #[must_use]
+    pub fn settle(mut self) -> Given<A> {
         for (event_type, data) in self.decision.unwrap_or_default() {
             self.given.apply(event_type, &data);
         }

@@ -67,9 +67,13 @@ impl TestEvent {
             Ok(parts) => parts,
             Err(error) => panic!("the event could not be written as JSON: {error}"),
         };
-        Self(Event {
+        Self(Self::written(stream.into(), event_type, data))
+    }
+
+    fn written(stream: String, event_type: &str, data: Vec<u8>) -> Event {
+        Event {
             id: Id::default(),
-            stream: stream.into(),
+            stream,
             event_type: event_type.to_owned(),
             schema_version: 1,
             revision: 0,
@@ -81,7 +85,15 @@ impl TestEvent {
             correlation_id: "test".to_owned(),
             causation_id: None,
             actor: "anonymous".to_owned(),
-        })
+        }
+    }
+
+    /// As it was recorded, with this type, schema version and data: to test what becomes of old events.
+    #[must_use]
+    #[expect(clippy::needless_pass_by_value, reason = "reads best with json!")]
+    pub fn recorded(stream: impl Into<String>, event_type: &str, schema_version: u32, data: Value) -> Self {
+        let event = Self::written(stream.into(), event_type, data.to_string().into_bytes());
+        Self(Event { schema_version, ..event })
     }
 
     /// Recorded at this time.
