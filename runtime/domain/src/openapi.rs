@@ -100,7 +100,7 @@ impl Document<'_> {
             "200".into(),
             json!({
                 "description": "Decided, and durable. `events` is empty if nothing had to happen.",
-                "headers": headers(&["Ebb-Position", "Ebb-Command-Id"]),
+                "headers": headers(&["Ebb-Position", "Ebb-Command-Id", "Ebb-Replayed"]),
                 "content": {"application/json": {"schema": reply}},
             }),
         );
@@ -115,8 +115,10 @@ impl Document<'_> {
                     "schema": {"type": "string", "minLength": 1, "maxLength": MAX_KEY_BYTES},
                 },
                 parameter("If-Match"),
+                parameter("If-None-Match"),
                 parameter("Idempotency-Key"),
                 parameter("Ebb-Correlation-Id"),
+                parameter("Ebb-Causation-Id"),
             ],
             "requestBody": {
                 "required": spec.schema.is_some(),
@@ -155,7 +157,7 @@ impl Document<'_> {
                 "properties": {
                     "stream": {"type": "string"},
                     "revision": {"type": ["integer", "null"], "minimum": 0, "description": "Of the stream's last event."},
-                    "position": number("Of the log, with this command in it.", 0),
+                    "position": {"type": ["integer", "null"], "minimum": 1, "description": "Of its last event; null if it has none."},
                     "events": {"type": "array", "items": {"oneOf": events}},
                 },
             });
@@ -462,9 +464,10 @@ fn common_parameters() -> Value {
     json!({
         "If-Match": header(
             "If-Match",
-            "The revision that the stream's last event must have.",
-            json!({"type": "string", "examples": ["4"]}),
+            "The revision that the stream's last event must have; `*`: that there is one.",
+            json!({"type": "string", "examples": ["4", "*"]}),
         ),
+        "If-None-Match": header("If-None-Match", "`*`: the stream must have no events.", json!({"const": "*"})),
         "Idempotency-Key": header(
             "Idempotency-Key",
             "The same key gives the same answer for 24 hours, refusals included.",
@@ -473,6 +476,11 @@ fn common_parameters() -> Value {
         "Ebb-Correlation-Id": header(
             "Ebb-Correlation-Id",
             "Ties together everything that one outside cause leads to.",
+            json!({"type": "string"}),
+        ),
+        "Ebb-Causation-Id": header(
+            "Ebb-Causation-Id",
+            "The event or command that led to this command.",
             json!({"type": "string"}),
         ),
         "Ebb-After": header(
@@ -502,6 +510,7 @@ fn common_headers() -> Value {
     json!({
         "Ebb-Position": header("The position that the answer is as new as.", "integer"),
         "Ebb-Command-Id": header("The command's id, for `/command-log/{id}`.", "string"),
+        "Ebb-Replayed": header("`true` if this is the answer to an earlier request with the same key.", "boolean"),
         "Ebb-Lag": header("How many events the projection is behind the log.", "integer"),
         "Ebb-Parked": header("How many keys of the projection are parked.", "integer"),
         "Retry-After": header("Seconds to wait before the next try.", "integer"),
