@@ -10,6 +10,9 @@
 # wasm32-wasip1. Modules that are programs (wasip1 `_start`) are built with `ensure_wasm_target program`: a library is a
 # reactor, and the two start with different files of libc.
 #
+# What is exported is for guests alone: where native builds follow in the same script, call it in a subshell, as in
+# `(ensure_wasm_target && exec ebb dev guest-examples/flights)`.
+#
 # EBB_WASM_FALLBACK=1 takes the second way without trying the first.
 
 ensure_wasm_target() {

@@ -50,7 +50,7 @@
 //! A **projection** turns events into rows of read models: see [`Projection`]. Each is a module of its own, a crate of
 //! type `cdylib` compiled for `wasm32-wasip2`; event types that several share are best kept in a small library crate.
 //!
-//! **Tests** run natively, with [`test`]: `given` events, `when` a command, `then` events.
+//! **Tests** run natively, with [`test`](mod@test): `given` events, `when` a command, `then` events.
 //!
 //! What the manifest calls the command `close-account` is the variant `CloseAccount` of the command enum; the event type
 //! `Deposited` is the variant `Deposited` of the event enum. Data is the variant's fields in JSON.
