@@ -1,0 +1,400 @@
+//! [`DiskLog`] as the use cases see it.
+
+use super::*;
+
+impl Lookup for Core {
+    fn head(&self, stream: &Text) -> Result<Option<Revision>, ReadError> {
+        self.index.head(stream).map_err(|error| index_failed(&error))
+    }
+
+    fn key(
+        &self,
+        hash: &Hash,
+        actor: &str,
+        key: &str,
+        now: Timestamp,
+    ) -> Result<Option<KeyMatch>, ReadError> {
+        let find = || self.index.find_key(hash, now).map_err(|error| index_failed(&error));
+        self.find_verified(
+            || Ok(find()?.map(|place| place.location)),
+            |header| {
+                let same = header
+                    .idempotency
+                    .as_ref()
+                    .filter(|found| *found.key == *key && *header.actor == *actor)?;
+                Some(same.request)
+            },
+        )
+    }
+
+    fn origin(&self, hash: &(Hash, u64), origin: &KafkaOrigin) -> Result<Option<KeyMatch>, ReadError> {
+        self.find_verified(
+            || self.index.find_origin(hash).map_err(|error| index_failed(&error)),
+            |header| {
+                let request = header.idempotency.as_ref().map(|key| key.request).unwrap_or_default();
+                (header.origin.as_ref() == Some(origin)).then_some(request)
+            },
+        )
+    }
+}
+
+impl Core {
+    /// Follows the index to a commit and checks that it is the right one; an index that errs is built again, once.
+    fn find_verified(
+        &self,
+        find: impl Fn() -> Result<Option<Location>, ReadError>,
+        request: impl Fn(&CommitHeader) -> Option<ebb_domain::digest::Digest>,
+    ) -> Result<Option<KeyMatch>, ReadError> {
+        for rebuilt in [false, true] {
+            let Some(location) = find()? else { return Ok(None) };
+            let header = self.header_at(location)?;
+            let found = header.as_ref().and_then(|header| Some((header.number, request(header)?)));
+            if let Some((commit, request)) = found {
+                return Ok(Some(KeyMatch { commit, request, settlement: Settlement::durable() }));
+            }
+            if !rebuilt {
+                self.rebuild_index("it named a commit for a key that the commit does not have", &mut |_| ())?;
+            }
+        }
+        Err(ReadError::Corrupt("the index names a commit for a key that the commit does not have".into()))
+    }
+
+    fn header_at(&self, location: Location) -> Result<Option<CommitHeader>, ReadError> {
+        let record = Places::new(&self.segments).record(location)?;
+        Ok(record.and_then(|record| commit_record::decode_header(&record).ok()))
+    }
+
+    fn events(
+        &self,
+        after: Position,
+        filter: &EventFilter,
+        limits: ReadLimits,
+    ) -> Result<EventBatch, ReadError> {
+        let durable = *self.durable.borrow();
+        let mut batch = EventBatch { events: Vec::new(), scanned_to: after };
+        if after >= durable.position {
+            return Ok(batch);
+        }
+        // About what the wanted items take; further blocks are large.
+        let size = limits.bytes.min(limits.items.saturating_mul(512)).clamp(16 << 10, scan::BLOCK);
+        let target = Target::Position(after.0 + 1);
+        let Some(mut commits) = Commits::from(&self.segments, target, durable.commit.0, size)? else {
+            return Ok(batch);
+        };
+        let mut bytes = 0;
+        while let Some(found) = commits.next()? {
+            let raw = commits.raw(&found)?;
+            let (first, last) = (raw.first_position(), raw.last_position());
+            if raw.event_count() == 0 || last <= after {
+                continue;
+            }
+            if !filter.wants_category(raw.category()) {
+                batch.scanned_to = last;
+                continue;
+            }
+            let skip = (after.0 + 1).saturating_sub(first.0);
+            let record = commits.record(&found);
+            let mut header = None;
+            let mut events =
+                commit_record::Events::new(&record).map_err(|e| commits.malformed(&found, &e))?;
+            loop {
+                let wanted = |index: u32, event_type: &[u8]| {
+                    u64::from(index) >= skip
+                        && filter.types.as_ref().is_none_or(|types| types.contains(event_type))
+                };
+                // Decoded once, and only if one of its events is wanted.
+                let decode = || match &header {
+                    Some(header) => Ok(Arc::clone(header)),
+                    None => {
+                        let decoded = Arc::new(commit_record::decode_header(&record)?);
+                        Ok(Arc::clone(header.insert(decoded)))
+                    }
+                };
+                let event = events.next(wanted, decode).map_err(|e| commits.malformed(&found, &e))?;
+                let Some(event) = event else { break };
+                bytes += event.weight();
+                batch.scanned_to = event.position;
+                batch.events.push(event);
+                if batch.events.len() >= limits.items || bytes >= limits.bytes {
+                    return Ok(batch);
+                }
+            }
+            batch.scanned_to = last;
+        }
+        batch.scanned_to = durable.position;
+        Ok(batch)
+    }
+
+    fn stream_events(
+        &self,
+        stream: &StreamId,
+        from: Revision,
+        limits: ReadLimits,
+        only_memory: bool,
+    ) -> Result<Option<Vec<StoredEvent>>, ReadError> {
+        for rebuilt in [false, true] {
+            let spans = self.index.spans(stream.text(), from, limits.items.max(1), only_memory);
+            let Some(spans) = spans.map_err(|error| index_failed(&error))? else { return Ok(None) };
+            let mut places = Places::new(&self.segments);
+            let (mut events, mut bytes) = (Vec::new(), 0);
+            let mut next = from.0;
+            let mut wrong = false;
+            for span in &spans {
+                let header_of = |record: &Bytes| commit_record::decode_header(record).ok();
+                let record = places.record(span.location)?;
+                let header = record.as_ref().and_then(header_of).filter(|header| {
+                    // Dense as well: a block that is not there would show as a gap.
+                    header.stream == *stream
+                        && header.first_revision.0 == span.revision
+                        && span.revision <= next
+                });
+                let (Some(record), Some(header)) = (record, header) else {
+                    wrong = true;
+                    break;
+                };
+                let (header, skip) = (Arc::new(header), from.0.saturating_sub(span.revision));
+                let before = events.len();
+                let wanted = |index: u32, _: &[u8]| u64::from(index) >= skip;
+                reader::append_events(&record, &header, wanted, &mut events)
+                    .map_err(|malformed| ReadError::Corrupt(malformed.to_string()))?;
+                next = span.last_revision().0 + 1;
+                bytes += events[before..].iter().map(StoredEvent::weight).sum::<usize>();
+                if events.len() >= limits.items || bytes >= limits.bytes {
+                    break;
+                }
+            }
+            if !wrong {
+                events.truncate(limits.items.max(1));
+                cut_to_bytes(&mut events, limits.bytes);
+                return Ok(Some(events));
+            }
+            if !rebuilt {
+                self.rebuild_index("it named a commit for a stream that the commit is not of", &mut |_| ())?;
+            }
+        }
+        Err(ReadError::Corrupt(format!("the index does not agree with the log about stream `{stream}`")))
+    }
+
+    fn commits(&self, after: CommitNumber, limits: ReadLimits) -> Result<Vec<Commit>, ReadError> {
+        let last = self.durable.borrow().commit.0;
+        let mut out = Vec::new();
+        if after.0 >= last {
+            return Ok(out);
+        }
+        let size = limits.bytes.min(limits.items.saturating_mul(1024)).clamp(16 << 10, scan::BLOCK);
+        let Some(mut commits) = Commits::from(&self.segments, Target::Commit(after.0 + 1), last, size)?
+        else {
+            return Ok(out);
+        };
+        let mut bytes = 0;
+        while let Some(found) = commits.next()? {
+            if commits.raw(&found)?.number() <= after {
+                continue;
+            }
+            let record = commits.record(&found);
+            bytes += record.len();
+            out.push(reader::commit(&record).map_err(|malformed| commits.malformed(&found, &malformed))?);
+            if out.len() >= limits.items || bytes >= limits.bytes {
+                break;
+            }
+        }
+        Ok(out)
+    }
+
+    fn command(&self, command: CommandId) -> Result<Option<Commit>, ReadError> {
+        let Some(time) = command.time() else { return Ok(None) };
+        let last = self.durable.borrow().commit.0;
+        let Some(mut commits) = Commits::from(&self.segments, Target::Time(time.0), last, 256 << 10)? else {
+            return Ok(None);
+        };
+        let late = time.plus(COMMAND_LIFE);
+        while let Some(found) = commits.next()? {
+            let raw = commits.raw(&found)?;
+            if raw.recorded_at() > late {
+                break;
+            }
+            if raw.command_id() == command {
+                let commit = reader::commit(&commits.record(&found));
+                return commit.map(Some).map_err(|malformed| commits.malformed(&found, &malformed));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Whether what is behind this place is at the log's end, and little.
+    fn is_near(&self, target: Target) -> bool {
+        let Some((segment, offset)) = self.segments.find_in_memory(target) else { return false };
+        self.segments.get(segment.header.sequence + 1).is_none() && segment.end() - offset <= SMALL_READ
+    }
+}
+
+/// Cuts what goes beyond the bound, and leaves one at least.
+fn cut_to_bytes(events: &mut Vec<StoredEvent>, most: usize) {
+    let mut bytes = 0;
+    let fit = events.iter().take_while(|event| {
+        let fits = bytes < most;
+        bytes += event.weight();
+        fits
+    });
+    let fit = fit.count().max(1);
+    events.truncate(fit);
+}
+
+/// Runs a read that may wait for the disk where waiting is allowed.
+fn off_reactor<T: Send + 'static>(
+    core: &Arc<Core>,
+    read: impl FnOnce(&Core) -> Result<T, ReadError> + Send + 'static,
+) -> Future<'static, Result<T, ReadError>> {
+    let core = Arc::clone(core);
+    Box::pin(async move {
+        if tokio::runtime::Handle::try_current().is_err() {
+            return read(&core);
+        }
+        match tokio::task::spawn_blocking(move || read(&core)).await {
+            Ok(result) => result,
+            Err(error) => Err(ReadError::Io(format!("the read was given up: {error}"))),
+        }
+    })
+}
+
+/// An append's place in the queue; counted as long as it waits.
+struct Waiting(Arc<Core>);
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        let mut sequencer = self.0.sequencer.lock();
+        sequencer.waiting = sequencer.waiting.saturating_sub(1);
+    }
+}
+
+/// Has a staged commit written. If that is impossible, its settlement says so.
+fn wake(core: &Core, syncer: &Worker) {
+    if let Err(error) = syncer.wake() {
+        core.fail_staged(&error);
+    }
+}
+
+impl EventLog for DiskLog {
+    fn append(&self, commit: NewCommit) -> Future<'_, Result<Staged, AppendError>> {
+        if let Err(text) = commit_record::check_size(&commit) {
+            return Box::pin(std::future::ready(Err(AppendError::TooLarge(text))));
+        }
+        let prepared = Prepared::new(commit);
+        {
+            // Staged here and now rather than when the future is polled: that is what keeps the order of calls.
+            let mut sequencer = self.core.sequencer.lock();
+            if sequencer.waiting == 0 && !sequencer.is_full() {
+                let staged = sequencer.stage(&prepared, self.core.clock.now(), &*self.core);
+                drop(sequencer);
+                if staged.is_ok() {
+                    wake(&self.core, &self.syncer);
+                }
+                return Box::pin(std::future::ready(staged));
+            }
+            sequencer.waiting += 1;
+        }
+        let waiting = Waiting(Arc::clone(&self.core));
+        let mut turn = Box::pin(Arc::clone(&self.core.queue).acquire_owned());
+        // The first poll is what takes a place in the queue.
+        let first = Pin::new(&mut turn).poll(&mut Context::from_waker(Waker::noop()));
+        Box::pin(async move {
+            let waiting = waiting;
+            let core = &waiting.0;
+            let _turn = match first {
+                Poll::Ready(turn) => turn,
+                Poll::Pending => turn.await,
+            };
+            loop {
+                {
+                    let mut sequencer = core.sequencer.lock();
+                    if !sequencer.is_full() {
+                        let staged = sequencer.stage(&prepared, core.clock.now(), &**core);
+                        drop(sequencer);
+                        if staged.is_ok() {
+                            wake(core, &self.syncer);
+                        }
+                        return staged;
+                    }
+                }
+                core.room.notified().await;
+            }
+        })
+    }
+
+    fn durable(&self) -> watch::Receiver<Durable> {
+        self.core.durable.subscribe()
+    }
+
+    fn now(&self) -> Timestamp {
+        let last = self.core.sequencer.lock().last_time();
+        self.core.clock.now().max(last)
+    }
+
+    fn head(&self, stream: &StreamId) -> Result<Head, ReadError> {
+        self.core.sequencer.lock().head(stream, &*self.core)
+    }
+
+    fn find_key(&self, actor: &str, key: &str) -> Result<Option<KeyMatch>, ReadError> {
+        let hash = key_hash(actor, key);
+        let sequencer = self.core.sequencer.lock();
+        let now = self.core.clock.now().max(sequencer.last_time());
+        sequencer.find_key(&hash, actor, key, now, &*self.core)
+    }
+
+    fn read<'a>(
+        &'a self,
+        after: Position,
+        filter: &'a EventFilter,
+        limits: ReadLimits,
+    ) -> Future<'a, Result<EventBatch, ReadError>> {
+        let core = &self.core;
+        if after >= core.durable.borrow().position || core.is_near(Target::Position(after.0 + 1)) {
+            return Box::pin(async move { core.events(after, filter, limits) });
+        }
+        let filter = filter.clone();
+        off_reactor(core, move |core| core.events(after, &filter, limits))
+    }
+
+    fn read_stream<'a>(
+        &'a self,
+        stream: &'a StreamId,
+        from: Revision,
+        limits: ReadLimits,
+    ) -> Future<'a, Result<Vec<StoredEvent>, ReadError>> {
+        Box::pin(async move {
+            // What is not in sled yet was written within the last moments, so it is in the system's page cache too.
+            if limits.items <= 100
+                && let Some(events) = self.core.stream_events(stream, from, limits, true)?
+            {
+                return Ok(events);
+            }
+            let stream = stream.clone();
+            let read = move |core: &Core| core.stream_events(&stream, from, limits, false);
+            Ok(off_reactor(&self.core, read).await?.unwrap_or_default())
+        })
+    }
+
+    fn read_commits(
+        &self,
+        after: CommitNumber,
+        limits: ReadLimits,
+    ) -> Future<'_, Result<Vec<Commit>, ReadError>> {
+        let core = &self.core;
+        if after >= core.durable.borrow().commit || core.is_near(Target::Commit(after.0 + 1)) {
+            return Box::pin(async move { core.commits(after, limits) });
+        }
+        off_reactor(core, move |core| core.commits(after, limits))
+    }
+
+    fn commit(&self, number: CommitNumber) -> Future<'_, Result<Option<Commit>, ReadError>> {
+        Box::pin(async move {
+            let Some(before) = number.0.checked_sub(1) else { return Ok(None) };
+            let one = ReadLimits { items: 1, bytes: 64 << 10 };
+            Ok(self.read_commits(CommitNumber(before), one).await?.pop())
+        })
+    }
+
+    fn find_command(&self, command: CommandId) -> Future<'_, Result<Option<Commit>, ReadError>> {
+        off_reactor(&self.core, move |core| core.command(command))
+    }
+}

@@ -1,0 +1,500 @@
+//! The append-only log of one app: [`DiskLog`].
+//!
+//! An append is staged under a mutex, at once; a thread of its own ([`syncer`](DiskLog)) takes what is staged, writes it as
+//! one group, syncs once, moves the durable mark and settles the group, then takes what was staged meanwhile. So pipelined
+//! appends share syncs, and group *n+1* is written only after group *n* is durable. `docs/decisions/0002` says why there is
+//! no writer task with a queue.
+
+pub(crate) mod commit_record;
+pub mod disk;
+mod event_log;
+pub(crate) mod format;
+mod reader;
+mod recovery;
+pub mod repair;
+mod scan;
+pub(crate) mod segment;
+mod sequencer;
+pub mod verify;
+mod writer;
+
+#[cfg(test)]
+mod tests;
+
+use crate::index::{Entry, Hash, Index, IndexError, Mark, key_hash};
+use crate::worker::{Next, Worker};
+use bytes::Bytes;
+use disk::Disk;
+use ebb_domain::commit::{CommandId, Commit, CommitHeader, CommitNumber, KafkaOrigin, NewCommit};
+use ebb_domain::event::{Position, Revision, StoredEvent};
+use ebb_domain::port::log::{
+    AppendError, Durable, EventBatch, EventFilter, EventLog, GroupFailure, Head, KeyMatch, ReadError,
+    ReadLimits, Settlement, Staged,
+};
+use ebb_domain::port::storage::StorageError;
+use ebb_domain::port::{Clock, Future};
+use ebb_domain::stream::StreamId;
+use ebb_domain::text::Text;
+use ebb_domain::time::Timestamp;
+use format::{FLAG_CLOSING, Malformed, Reached};
+use parking_lot::Mutex;
+use reader::{Commits, Lookup, Places};
+use recovery::Recovered;
+use segment::{Location, SegmentSet, Target};
+use sequencer::{Bounds, Prepared, Sequencer, Taken};
+use std::path::Path;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
+use tokio::sync::{Notify, Semaphore, watch};
+use writer::{SegmentWriter, WriteFailure};
+
+/// How far behind a command's own time its commit may be recorded: the longest wall time of a function, and a minute.
+const COMMAND_LIFE: Duration = Duration::from_secs(16 * 60);
+/// Commits that may wait in memory for the index; more are indexed before the next group is written.
+const MAX_BACKLOG: usize = 1 << 16;
+/// Bytes to read at the log's end that are not worth another thread: they were just written, and come from memory.
+const SMALL_READ: u64 = 128 << 10;
+
+/// How a log works. The defaults are meant for production; tests turn some.
+#[derive(Clone, Copy, Debug)]
+pub struct LogOptions {
+    /// Bytes of a group at which further appends wait.
+    pub group_bytes: usize,
+    /// Commits of a group at which further appends wait.
+    pub group_commits: usize,
+    /// How long a log's threads stay without work.
+    pub idle: Duration,
+    /// Commits that are indexed at once; see also `index_after`.
+    pub index_batch: usize,
+    /// How long after the last commit the rest is indexed.
+    pub index_after: Duration,
+    /// How long after a failed write appends are refused at once, before one is let through to try again.
+    pub retry_after: Duration,
+}
+
+impl Default for LogOptions {
+    fn default() -> Self {
+        Self {
+            group_bytes: 8 << 20,
+            group_commits: 8192,
+            idle: Duration::from_secs(5),
+            index_batch: 4096,
+            index_after: Duration::from_millis(200),
+            retry_after: Duration::from_millis(250),
+        }
+    }
+}
+
+/// The log of one app, in a folder. Closed by [`DiskLog::close`], or when it is dropped, which then blocks for a sync.
+pub struct DiskLog {
+    core: Arc<Core>,
+    syncer: Arc<Worker>,
+    indexer: Arc<Worker>,
+    /// Called when the log was closed because nobody holds it any more.
+    released: Option<Box<dyn FnOnce() + Send + Sync>>,
+}
+
+struct Core {
+    name: String,
+    options: LogOptions,
+    clock: Arc<dyn Clock>,
+    sequencer: Mutex<Sequencer>,
+    /// Appends that found the open group full queue up here, the first of them waiting for `room`.
+    queue: Arc<Semaphore>,
+    room: Notify,
+    writer: Mutex<SegmentWriter>,
+    segments: Arc<SegmentSet>,
+    index: Index,
+    durable: watch::Sender<Durable>,
+    /// The note of a clean shutdown has been written.
+    closed: AtomicBool,
+}
+
+/// What [`DiskLog::open`] needs.
+pub(crate) struct OpenLog<'a> {
+    pub(crate) disk: Arc<dyn Disk>,
+    pub(crate) folder: &'a Path,
+    pub(crate) name: &'a str,
+    pub(crate) db: &'a sled::Db,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) options: LogOptions,
+}
+
+impl DiskLog {
+    /// Opens the log in `folder`, making it if it is not there, and brings its index up to date. Blocks.
+    pub(crate) fn open(open: OpenLog<'_>) -> Result<Self, StorageError> {
+        let OpenLog { disk, folder, name, db, clock, options } = open;
+        let recovered = recovery::recover(&disk, folder)?;
+        let segments = Arc::new(SegmentSet::new(Arc::clone(&disk), recovered.segments.clone()));
+        let Recovered { reached, log, .. } = recovered;
+        let mut writer = SegmentWriter::new(disk, folder.to_owned(), Arc::clone(&segments), recovered);
+        announce_epoch(&mut writer, folder)?;
+
+        let index =
+            Index::open(db, index_tree(name), log).map_err(|error| StorageError(error.to_string()))?;
+        let durable = Durable { commit: reached.commit, position: reached.position };
+        catch_up(&index, &segments, durable, writer.log())
+            .map_err(|error| StorageError(error.to_string()))?;
+
+        let epoch = writer.epoch();
+        let bounds = Bounds { bytes: options.group_bytes, commits: options.group_commits };
+        let core = Arc::new(Core {
+            name: name.to_owned(),
+            options,
+            clock,
+            sequencer: Mutex::new(Sequencer::new(Reached { epoch, ..reached }, bounds)),
+            queue: Arc::new(Semaphore::new(1)),
+            room: Notify::new(),
+            writer: Mutex::new(writer),
+            segments,
+            index,
+            durable: watch::Sender::new(durable),
+            closed: AtomicBool::new(false),
+        });
+        let indexer = {
+            let core = Arc::clone(&core);
+            Arc::new(Worker::new(format!("index-{name}"), options.idle, move || core.index_some()))
+        };
+        let syncer = {
+            let (core, indexer) = (Arc::clone(&core), Arc::clone(&indexer));
+            Arc::new(Worker::new(format!("log-{name}"), options.idle, move || core.sync_group(&indexer)))
+        };
+        let log = Self { core, syncer, indexer, released: None };
+        log.core.wake_indexer(&log.indexer);
+        Ok(log)
+    }
+
+    /// Writes what is staged, notes that the log was closed, and brings the index up to date. Later appends are refused.
+    /// Blocks.
+    pub fn close(&self) {
+        self.core.sequencer.lock().close();
+        self.core.room.notify_one();
+        self.syncer.stop();
+        while matches!(self.core.sync_group(&self.indexer), Next::Now) {}
+        self.indexer.stop();
+        self.core.close();
+    }
+
+    /// Throws the index away and builds it again from the log. Look-ups wait meanwhile.
+    ///
+    /// # Errors
+    /// The log is damaged, or the index can't be written.
+    pub fn reindex(&self, progress: &mut dyn FnMut(CommitNumber)) -> Result<(), ReadError> {
+        self.core.rebuild_index("it was asked for", progress)
+    }
+
+    /// `released` is called when the log was closed because nobody holds it any more.
+    pub(crate) fn on_release(mut self, released: impl FnOnce() + Send + Sync + 'static) -> Self {
+        self.released = Some(Box::new(released));
+        self
+    }
+
+    #[cfg(test)]
+    pub(crate) fn workers(&self) -> [&Worker; 2] {
+        [&self.syncer, &self.indexer]
+    }
+
+    #[cfg(test)]
+    pub(crate) fn index(&self) -> &Index {
+        &self.core.index
+    }
+}
+
+impl Drop for DiskLog {
+    fn drop(&mut self) {
+        self.close();
+        if let Some(released) = self.released.take() {
+            released();
+        }
+    }
+}
+
+/// The tree that holds a log's index.
+pub(crate) fn index_tree(name: &str) -> String {
+    format!("{name}/index")
+}
+
+/// Makes this writer's epoch durable, so that no other writer of this log can have had it.
+fn announce_epoch(writer: &mut SegmentWriter, folder: &Path) -> Result<(), StorageError> {
+    match writer.write_mark(0) {
+        Ok(_) => Ok(()),
+        // Reading must be possible on a full disk, and the next group that is written carries the epoch as well.
+        Err(WriteFailure::NotWritten(error)) => {
+            tracing::warn!(log = %folder.display(), %error, "the log takes no writes now");
+            Ok(())
+        }
+        Err(WriteFailure::Poisoned(error) | WriteFailure::Unknown(error)) => {
+            Err(StorageError(format!("{}: the log could not be synced: {error}", folder.display())))
+        }
+    }
+}
+
+/// Gives the index what the log has above its mark; builds it again if the mark does not belong to this log.
+fn catch_up(
+    index: &Index,
+    segments: &SegmentSet,
+    durable: Durable,
+    log: uuid::Uuid,
+) -> Result<(), ReadError> {
+    let trusted = match index.mark() {
+        Ok(None) => durable.commit.0 == 0,
+        Ok(Some(mark)) if mark.log == log => is_in_log(segments, &mark, durable)?,
+        Ok(Some(_)) => false,
+        Err(error) => {
+            tracing::warn!(%error, "the index could not be read");
+            false
+        }
+    };
+    if !trusted {
+        tracing::warn!(
+            commits = durable.commit.0,
+            "the index is missing, damaged or of another log; building it again"
+        );
+        return rebuild(index, segments, durable.commit.0, &mut |_| ());
+    }
+    let mut entries = Vec::new();
+    scan(segments, index.indexed(), durable.commit.0, &mut |entry| {
+        entries.push(entry);
+        if entries.len() >= MAX_BACKLOG {
+            index.merge(std::mem::take(&mut entries));
+            while index.flush_batch()? {}
+        }
+        Ok(())
+    })?;
+    index.merge(entries);
+    Ok(())
+}
+
+fn is_in_log(segments: &SegmentSet, mark: &Mark, durable: Durable) -> Result<bool, ReadError> {
+    if mark.commit > durable.commit.0 {
+        return Ok(false);
+    }
+    let record = Places::new(segments).record(mark.location)?;
+    let raw = record.as_ref().and_then(|record| commit_record::Raw::new(record).ok());
+    Ok(raw.is_some_and(|raw| raw.number().0 == mark.commit))
+}
+
+fn rebuild(
+    index: &Index,
+    segments: &SegmentSet,
+    to: u64,
+    progress: &mut dyn FnMut(CommitNumber),
+) -> Result<(), ReadError> {
+    let rebuilt = index.rebuild(|give| {
+        scan(segments, 0, to, &mut |entry| {
+            if entry.commit % 4096 == 0 || entry.commit == to {
+                progress(CommitNumber(entry.commit));
+            }
+            give(entry)
+        })
+    });
+    rebuilt.map_err(|Failed(error)| error)
+}
+
+/// Index entries of the commits above `after`, up to `last`.
+fn scan(
+    segments: &SegmentSet,
+    after: u64,
+    last: u64,
+    give: &mut dyn FnMut(Entry) -> Result<(), IndexError>,
+) -> Result<(), Failed> {
+    if after >= last {
+        return Ok(());
+    }
+    let Some(mut commits) = Commits::from(segments, Target::Commit(after + 1), last, scan::BLOCK)? else {
+        return Ok(());
+    };
+    while let Some(found) = commits.next()? {
+        if commits.raw(&found)?.number().0 <= after {
+            continue;
+        }
+        let entry = entry_of(&commits.record(&found), commits.location(&found));
+        give(entry.map_err(|malformed| commits.malformed(&found, &malformed))?)?;
+    }
+    Ok(())
+}
+
+fn entry_of(record: &Bytes, location: Location) -> Result<Entry, Malformed> {
+    let header = commit_record::decode_header(record)?;
+    let (key, origin) = Entry::hashes(header.idempotency.as_ref(), &header.actor, header.origin.as_ref());
+    Ok(Entry {
+        commit: header.number.0,
+        recorded_at: header.recorded_at,
+        // Not the block that was read, of which the index would keep all.
+        stream: header.stream.text().detached(),
+        revision: header.first_revision.0,
+        count: header.event_count,
+        location,
+        key,
+        origin,
+    })
+}
+
+/// A [`ReadError`] that an index error turns into as well.
+struct Failed(ReadError);
+
+impl From<ReadError> for Failed {
+    fn from(error: ReadError) -> Self {
+        Self(error)
+    }
+}
+
+impl From<Failed> for ReadError {
+    fn from(Failed(error): Failed) -> Self {
+        error
+    }
+}
+
+impl From<IndexError> for Failed {
+    fn from(error: IndexError) -> Self {
+        Self(ReadError::Io(error.to_string()))
+    }
+}
+
+fn index_failed(error: &IndexError) -> ReadError {
+    ReadError::Io(error.to_string())
+}
+
+impl Core {
+    /// Writes one group, if one is staged.
+    fn sync_group(&self, indexer: &Worker) -> Next {
+        let Some(Taken { mut run, mut entries, settler, to }) = self.sequencer.lock().take() else {
+            return Next::Idle;
+        };
+        // The open group is empty again.
+        self.room.notify_one();
+        let written = {
+            let sparse = entries.iter().zip(first_positions(&entries, to)).map(|(entry, position)| {
+                format::SparseEntry {
+                    commit: entry.commit,
+                    position,
+                    time: entry.recorded_at.0,
+                    offset: entry.location.offset,
+                }
+            });
+            self.writer.lock().write_group(&mut run, entries.len() as u32, to, sparse, 0)
+        };
+        let start = match written {
+            Ok(start) => start,
+            Err(failure) => {
+                self.fail(settler, &failure);
+                return Next::Now;
+            }
+        };
+        for entry in &mut entries {
+            entry.location.segment = start.segment;
+            entry.location.offset += start.offset;
+        }
+        // In this order: whoever hears of the mark, or finds nothing staged any more, finds the commits in the index.
+        self.index.merge(entries);
+        self.sequencer.lock().settled(run);
+        self.durable.send_replace(Durable { commit: to.commit, position: to.position });
+        settler.durable();
+        self.wake_indexer(indexer);
+        Next::Now
+    }
+
+    fn fail(&self, settler: ebb_domain::port::log::GroupSettler, failure: &WriteFailure) {
+        let mut sequencer = self.sequencer.lock();
+        let open = sequencer.rewind();
+        let (why, unknown) = match failure {
+            WriteFailure::NotWritten(error) => {
+                let why = error.to_string();
+                sequencer.block_until(Instant::now() + self.options.retry_after, why.clone());
+                (why, false)
+            }
+            WriteFailure::Poisoned(error) | WriteFailure::Unknown(error) => {
+                let why = format!("a sync failed: {error}");
+                sequencer.poison(why.clone());
+                (why, matches!(failure, WriteFailure::Unknown(_)))
+            }
+        };
+        drop(sequencer);
+        tracing::error!(log = self.name, %why, outcome_unknown = unknown, "a group of commits was not written");
+        settler.failed(if unknown {
+            GroupFailure::OutcomeUnknown(why.clone())
+        } else {
+            GroupFailure::Rewound(why.clone())
+        });
+        // Never written, so its outcome is known even where that of the group before it is not.
+        open.failed(GroupFailure::Rewound(why));
+        self.room.notify_one();
+    }
+
+    /// No thread could be started to write what is staged.
+    fn fail_staged(&self, error: &std::io::Error) {
+        let open = self.sequencer.lock().rewind();
+        open.failed(GroupFailure::Rewound(format!("no thread could be started: {error}")));
+    }
+
+    fn wake_indexer(&self, indexer: &Worker) {
+        let (backlog, _) = self.index.backlog();
+        if backlog == 0 {
+            return;
+        }
+        // Without a thread the index stays behind, which the next group or the next opening makes good.
+        let _ = indexer.wake();
+        if backlog >= self.options.index_batch {
+            indexer.hurry();
+        }
+        if backlog >= MAX_BACKLOG {
+            let _ = self.index.flush_batch();
+        }
+    }
+
+    /// Moves commits to the index when enough have come together, or none come any more.
+    fn index_some(&self) -> Next {
+        let (backlog, since) = self.index.backlog();
+        if backlog == 0 {
+            // What reads have opened is closed when the log goes idle, some seconds after its last commit.
+            self.segments.close_files();
+            self.index.forget_recent();
+            return Next::Idle;
+        }
+        if backlog < self.options.index_batch && since < self.options.index_after {
+            return Next::After(self.options.index_after - since);
+        }
+        match self.index.flush_batch() {
+            Ok(_) => Next::Now,
+            Err(error) => {
+                tracing::warn!(log = self.name, %error, "the index could not be written; trying again");
+                Next::After(Duration::from_secs(1))
+            }
+        }
+    }
+
+    fn close(&self) {
+        while self.index.flush_batch().unwrap_or_else(|error| {
+            tracing::warn!(log = self.name, %error, "the index is behind; the next opening brings it up to date");
+            false
+        }) {}
+        if self.sequencer.lock().poisoned() || self.closed.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let written = self.writer.lock().write_mark(FLAG_CLOSING);
+        if let Err(failure) = written {
+            tracing::warn!(log = self.name, ?failure, "the log was closed without a note of it");
+        }
+    }
+
+    fn rebuild_index(&self, why: &str, progress: &mut dyn FnMut(CommitNumber)) -> Result<(), ReadError> {
+        // Nothing more goes to sled first, so that what is to be read again does not grow meanwhile.
+        while self.index.flush_batch().unwrap_or(false) {}
+        tracing::warn!(log = self.name, why, "building the index again");
+        rebuild(&self.index, &self.segments, self.index.indexed(), progress)
+    }
+}
+
+/// Position of each entry's first event, given where the log stands behind the last one.
+fn first_positions(entries: &[Entry], to: Reached) -> impl Iterator<Item = u64> + '_ {
+    let count: u64 = entries.iter().map(|entry| u64::from(entry.count)).sum();
+    let mut next = to.position.0 - count + 1;
+    entries.iter().map(move |entry| {
+        let first = next;
+        next += u64::from(entry.count);
+        first
+    })
+}

@@ -1,0 +1,285 @@
+//! One version's file: a writer that commits batches, and readers beside it.
+
+use super::parks;
+use super::sql::{Parameter, Table};
+use ebb_domain::event::Position;
+use ebb_domain::model::{ModelSchema, Page, Query, Row, Value};
+use ebb_domain::name::ModelName;
+use ebb_domain::port::models::{ModelError, Parked, ProjectionStore, RowBatch, RowChange};
+use ebb_domain::text::Text;
+use parking_lot::Mutex;
+use rusqlite::{CachedStatement, Connection, ErrorCode, OpenFlags, OptionalExtension, params_from_iter};
+use std::collections::HashMap;
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+/// Readers kept open for the next query.
+const IDLE_READERS: usize = 4;
+
+/// Statements kept prepared for each connection.
+const STATEMENTS: usize = 128;
+
+/// The rows of one projection version.
+pub(super) struct SqliteProjection {
+    path: PathBuf,
+    tables: HashMap<Text, Table>,
+    writer: Mutex<Connection>,
+    readers: Mutex<Vec<Connection>>,
+    mark: AtomicU64,
+}
+
+/// Why a file could not be opened.
+#[derive(Debug)]
+pub(super) struct OpenError(rusqlite::Error);
+
+impl OpenError {
+    /// Whether the file is not what SQLite wrote.
+    pub(super) fn is_damage(&self) -> bool {
+        matches!(
+            self.0.sqlite_error_code(),
+            Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase)
+        )
+    }
+}
+
+impl fmt::Display for OpenError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl From<rusqlite::Error> for OpenError {
+    fn from(error: rusqlite::Error) -> Self {
+        Self(error)
+    }
+}
+
+pub(super) fn store_error(error: impl fmt::Display) -> ModelError {
+    ModelError::Store(error.to_string())
+}
+
+impl SqliteProjection {
+    pub(super) fn open(path: &Path, models: &[ModelSchema]) -> Result<Self, OpenError> {
+        let writer = Connection::open(path)?;
+        configure(&writer)?;
+        writer.pragma_update(None, "journal_mode", "WAL")?;
+        // The log has everything: a lost tail is projected again, so only checkpoints sync.
+        writer.pragma_update(None, "synchronous", "NORMAL")?;
+        writer.pragma_update(None, "cache_size", -8 * 1024)?;
+        writer.execute_batch(
+            "CREATE TABLE IF NOT EXISTS _mark (id INTEGER PRIMARY KEY CHECK (id = 0), position INTEGER NOT NULL) STRICT;
+             INSERT OR IGNORE INTO _mark VALUES (0, 0);",
+        )?;
+        writer.execute_batch(parks::CREATE)?;
+        let mut tables = HashMap::with_capacity(models.len());
+        for model in models {
+            let table = Table::new(model);
+            writer.execute_batch(&table.create())?;
+            tables.insert(model.name.text().clone(), table);
+        }
+        // A damaged page that no query has met would stay unseen; this reads the tree's upper pages at least.
+        let mark: i64 = writer.query_row("SELECT position FROM _mark", [], |row| row.get(0))?;
+        for table in tables.values() {
+            writer.prepare(&table.get)?.query_row([""], |_| Ok(())).optional()?;
+        }
+        Ok(Self {
+            path: path.to_owned(),
+            tables,
+            writer: Mutex::new(writer),
+            readers: Mutex::default(),
+            mark: AtomicU64::new(mark as u64),
+        })
+    }
+
+    fn table(&self, model: &str) -> Result<&Table, ModelError> {
+        self.tables.get(model.as_bytes()).ok_or_else(|| ModelError::UnknownModel(model.chars().take(80).collect()))
+    }
+
+    /// Runs a read on a connection of its own, which sees one moment of the file.
+    fn read<T>(&self, read: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T, ModelError> {
+        let pooled = self.readers.lock().pop();
+        let reader = match pooled {
+            Some(reader) => reader,
+            None => self.open_reader().map_err(store_error)?,
+        };
+        let result = read(&reader);
+        let mut readers = self.readers.lock();
+        if result.is_ok() && readers.len() < IDLE_READERS {
+            readers.push(reader);
+        }
+        result.map_err(store_error)
+    }
+
+    fn open_reader(&self) -> rusqlite::Result<Connection> {
+        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let reader = Connection::open_with_flags(&self.path, flags)?;
+        configure(&reader)?;
+        reader.pragma_update(None, "cache_size", -2 * 1024)?;
+        Ok(reader)
+    }
+
+    fn apply(&self, writer: &Connection, change: &(ModelName, Text, RowChange)) -> Result<(), ModelError> {
+        let (model, key, change) = change;
+        let table = self.table(model)?;
+        let done = match change {
+            RowChange::Put(row) => {
+                for (name, value) in row {
+                    let kind = table.column(name)?;
+                    if !kind.accepts(value) {
+                        let problem = format!("column `{name}` is {kind}, which {value:?} is not");
+                        return Err(ModelError::BadColumn { model: model.to_string(), problem });
+                    }
+                }
+                writer.prepare_cached(&table.put).and_then(|mut put| bind_row(&mut put, table, key, row))
+            }
+            RowChange::Delete => writer.prepare_cached(&table.delete).and_then(|mut delete| delete.execute([&**key])),
+            RowChange::Add(columns) if columns.is_empty() => return Ok(()),
+            RowChange::Add(columns) => {
+                for (name, _) in columns {
+                    let kind = table.column(name)?;
+                    if !kind.accepts(&Value::Integer(0)) {
+                        let problem = format!("column `{name}` is {kind}; only integers can be added to");
+                        return Err(ModelError::BadColumn { model: model.to_string(), problem });
+                    }
+                }
+                writer.prepare_cached(&table.add(columns)).and_then(|mut add| {
+                    add.raw_bind_parameter(1, &**key)?;
+                    for (index, (_, delta)) in columns.iter().enumerate() {
+                        add.raw_bind_parameter(index + 2, delta)?;
+                    }
+                    add.raw_execute()
+                })
+            }
+        };
+        done.map(drop).map_err(store_error)
+    }
+}
+
+fn configure(connection: &Connection) -> rusqlite::Result<()> {
+    connection.busy_timeout(Duration::from_secs(5))?;
+    connection.set_prepared_statement_cache_capacity(STATEMENTS);
+    connection.pragma_update(None, "mmap_size", 256 << 20)?;
+    connection.pragma_update(None, "temp_store", "MEMORY")
+}
+
+fn bind_row(put: &mut CachedStatement<'_>, table: &Table, key: &str, row: &Row) -> rusqlite::Result<usize> {
+    for (index, (name, _)) in table.columns.iter().enumerate() {
+        if *name == table.schema.key {
+            put.raw_bind_parameter(index + 1, key)?;
+        } else {
+            put.raw_bind_parameter(index + 1, Parameter(row.get(name).unwrap_or(&Value::Null)))?;
+        }
+    }
+    put.raw_execute()
+}
+
+fn get(connection: &Connection, table: &Table, key: &str) -> rusqlite::Result<Option<Row>> {
+    connection.prepare_cached(&table.get)?.query_row([key], |row| table.row(row)).optional()
+}
+
+fn query(connection: &Connection, table: &Table, sql: &str, parameters: &[Value], limit: usize) -> rusqlite::Result<Page> {
+    let mut statement = connection.prepare_cached(sql)?;
+    let rows = statement.query_map(params_from_iter(parameters.iter().map(Parameter)), |row| table.row(row))?;
+    let mut rows = rows.collect::<rusqlite::Result<Vec<_>>>()?;
+    let more = rows.len() > limit;
+    rows.truncate(limit);
+    Ok(Page { rows, more })
+}
+
+fn mark(connection: &Connection) -> rusqlite::Result<Position> {
+    let mark: i64 = connection.prepare_cached("SELECT position FROM _mark")?.query_row([], |row| row.get(0))?;
+    Ok(Position(mark as u64))
+}
+
+/// A read transaction: everything in it sees the same moment.
+fn at_one_moment<T>(
+    connection: &Connection,
+    read: impl FnOnce(&Connection) -> rusqlite::Result<T>,
+) -> rusqlite::Result<(Position, T)> {
+    let transaction = connection.unchecked_transaction()?;
+    let mark = mark(&transaction)?;
+    let result = read(&transaction)?;
+    transaction.commit()?;
+    Ok((mark, result))
+}
+
+impl ProjectionStore for SqliteProjection {
+    fn mark(&self) -> Result<Position, ModelError> {
+        Ok(Position(self.mark.load(Ordering::Acquire)))
+    }
+
+    fn get(&self, model: &str, key: &str) -> Result<Option<Row>, ModelError> {
+        let table = self.table(model)?;
+        self.read(|reader| get(reader, table, key))
+    }
+
+    fn query(&self, model: &str, asked: &Query) -> Result<Page, ModelError> {
+        let table = self.table(model)?;
+        let (sql, parameters) = table.query(asked)?;
+        self.read(|reader| query(reader, table, &sql, &parameters, asked.limit))
+    }
+
+    fn get_at(&self, model: &str, key: &str) -> Result<(Position, Option<Row>), ModelError> {
+        let table = self.table(model)?;
+        self.read(|reader| at_one_moment(reader, |reader| get(reader, table, key)))
+    }
+
+    fn query_at(&self, model: &str, asked: &Query) -> Result<(Position, Page), ModelError> {
+        let table = self.table(model)?;
+        let (sql, parameters) = table.query(asked)?;
+        self.read(|reader| at_one_moment(reader, |reader| query(reader, table, &sql, &parameters, asked.limit)))
+    }
+
+    fn commit(&self, mut batch: RowBatch) -> Result<(), ModelError> {
+        // Neighbouring keys share pages.
+        batch.changes.sort_unstable_by(|a, b| (&a.0, &a.1).cmp(&(&b.0, &b.1)));
+        let mut writer = self.writer.lock();
+        let transaction = writer.transaction().map_err(store_error)?;
+        for change in &batch.changes {
+            self.apply(&transaction, change)?;
+        }
+        for change in &batch.parks {
+            parks::apply(&transaction, change).map_err(store_error)?;
+        }
+        if let Some(mark) = batch.mark {
+            transaction
+                .prepare_cached("UPDATE _mark SET position = ?")
+                .and_then(|mut update| update.execute([mark.0 as i64]))
+                .map_err(store_error)?;
+        }
+        transaction.commit().map_err(store_error)?;
+        if let Some(mark) = batch.mark {
+            self.mark.store(mark.0, Ordering::Release);
+        }
+        Ok(())
+    }
+
+    fn parked(&self, after: Option<&str>, limit: usize) -> Result<Vec<Parked>, ModelError> {
+        self.read(|reader| parks::list(reader, after, limit))
+    }
+
+    fn parked_key(&self, key: &str) -> Result<Option<Parked>, ModelError> {
+        self.read(|reader| parks::get(reader, key))
+    }
+
+    fn parked_count(&self) -> Result<u64, ModelError> {
+        self.read(parks::count)
+    }
+
+    fn first_parked(&self) -> Result<Option<Position>, ModelError> {
+        self.read(parks::first)
+    }
+
+    fn queued(&self, key: &str, limit: usize) -> Result<Vec<Position>, ModelError> {
+        self.read(|reader| parks::queued(reader, key, limit))
+    }
+
+    fn size_bytes(&self) -> u64 {
+        let size = |path: &Path| std::fs::metadata(path).map_or(0, |file| file.len());
+        let mut wal = self.path.as_os_str().to_owned();
+        wal.push("-wal");
+        size(&self.path) + size(Path::new(&wal))
+    }
+}

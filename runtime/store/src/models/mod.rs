@@ -1,0 +1,162 @@
+//! Read models in SQLite: one file for each version of a projection, rows and mark in one transaction.
+//!
+//! The log is the truth. A file that is lost or damaged is projected again; what a power cut takes from the end of
+//! the write-ahead log is projected again from the mark that was left, which is always that of the rows.
+// NOTE to the models helper: the lead has written this folder (SQLite stores). Do only the projector in runtime/app.
+
+mod file;
+mod parks;
+mod sql;
+#[cfg(test)]
+mod tests;
+
+use ebb_domain::model::ModelSchema;
+use ebb_domain::name::{AppName, ProjectionName};
+use ebb_domain::port::models::{ModelError, ModelStores, ProjectionStore, ProjectionVersion};
+use file::{SqliteProjection, store_error};
+use parking_lot::Mutex;
+use std::collections::HashMap;
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Weak};
+use tracing::warn;
+
+const SERVING: &str = "serving";
+const EXTENSION: &str = "sqlite";
+
+/// The read models of a node: `{folder}/apps/{app}/models/{projection}/{version}.sqlite`.
+pub struct SqliteModels {
+    folder: PathBuf,
+    /// A file has one writer: who opens it again shares it.
+    open: Mutex<HashMap<PathBuf, Weak<SqliteProjection>>>,
+}
+
+impl SqliteModels {
+    /// Read models in a node's data folder. Opens nothing yet.
+    #[must_use]
+    pub fn new(data: impl Into<PathBuf>) -> Arc<Self> {
+        Arc::new(Self { folder: data.into(), open: Mutex::default() })
+    }
+
+    fn app(&self, app: &AppName) -> PathBuf {
+        self.folder.join("apps").join(&**app).join("models")
+    }
+
+    fn projection(&self, app: &AppName, projection: &ProjectionName) -> PathBuf {
+        self.app(app).join(&**projection)
+    }
+}
+
+impl ModelStores for SqliteModels {
+    fn open(
+        &self,
+        app: &AppName,
+        projection: &ProjectionName,
+        version: ProjectionVersion,
+        models: &[ModelSchema],
+    ) -> Result<Arc<dyn ProjectionStore>, ModelError> {
+        let folder = self.projection(app, projection);
+        let path = folder.join(format!("{version}.{EXTENSION}"));
+        let mut open = self.open.lock();
+        if let Some(store) = open.get(&path).and_then(Weak::upgrade) {
+            return Ok(store);
+        }
+        fs::create_dir_all(&folder).map_err(store_error)?;
+        let store = match SqliteProjection::open(&path, models) {
+            Ok(store) => store,
+            Err(damage) if damage.is_damage() => {
+                warn!(file = %path.display(), %damage, "a read model is damaged; it is set aside and built anew");
+                set_aside(&path).map_err(store_error)?;
+                SqliteProjection::open(&path, models).map_err(store_error)?
+            }
+            Err(error) => return Err(store_error(error)),
+        };
+        let store = Arc::new(store);
+        open.retain(|_, store| store.strong_count() > 0);
+        open.insert(path, Arc::downgrade(&store));
+        Ok(store)
+    }
+
+    fn serving(
+        &self,
+        app: &AppName,
+        projection: &ProjectionName,
+    ) -> Result<Option<ProjectionVersion>, ModelError> {
+        match fs::read_to_string(self.projection(app, projection).join(SERVING)) {
+            // A pointer that can't be read points nowhere: the projection is built anew.
+            Ok(text) => Ok(text.trim().parse().ok()),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(store_error(error)),
+        }
+    }
+
+    fn set_serving(
+        &self,
+        app: &AppName,
+        projection: &ProjectionName,
+        version: ProjectionVersion,
+    ) -> Result<(), ModelError> {
+        let folder = self.projection(app, projection);
+        replace_durably(&folder, SERVING, version.to_string().as_bytes()).map_err(store_error)
+    }
+
+    fn retain(
+        &self,
+        app: &AppName,
+        projection: &ProjectionName,
+        versions: &[ProjectionVersion],
+    ) -> Result<(), ModelError> {
+        let folder = self.projection(app, projection);
+        let entries = match fs::read_dir(&folder) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(store_error(error)),
+        };
+        let kept: Vec<String> = versions.iter().map(ToString::to_string).collect();
+        for entry in entries {
+            let entry = entry.map_err(store_error)?;
+            let name = entry.file_name();
+            let name = name.to_string_lossy();
+            // Files that SQLite keeps beside a database begin with its name.
+            if name != SERVING && !kept.iter().any(|version| name.starts_with(version.as_str())) {
+                fs::remove_file(entry.path()).map_err(store_error)?;
+            }
+        }
+        if kept.is_empty() {
+            fs::remove_dir_all(&folder).map_err(store_error)?;
+        }
+        Ok(())
+    }
+
+    fn remove_app(&self, app: &AppName) -> Result<(), ModelError> {
+        match fs::remove_dir_all(self.app(app)) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(store_error(error)),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Keeps a damaged file for whoever wants to look at it; one, the last.
+fn set_aside(path: &Path) -> std::io::Result<()> {
+    for beside in ["-wal", "-shm"] {
+        let mut name = path.as_os_str().to_owned();
+        name.push(beside);
+        match fs::remove_file(&name) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+    }
+    fs::rename(path, path.with_extension("damaged"))
+}
+
+/// Puts a small file in place in one step: whoever reads it finds the old one or the new one, after a power cut too.
+fn replace_durably(folder: &Path, name: &str, contents: &[u8]) -> std::io::Result<()> {
+    fs::create_dir_all(folder)?;
+    let temporary = folder.join(format!("{name}.new"));
+    let mut file = fs::File::create(&temporary)?;
+    file.write_all(contents)?;
+    file.sync_all()?;
+    fs::rename(&temporary, folder.join(name))?;
+    fs::File::open(folder)?.sync_all()
+}

@@ -1,0 +1,346 @@
+//! A node's data folder: [`DiskStorage`].
+
+use crate::blobs::{self, Blobs};
+use crate::index::snapshots::SledSnapshots;
+use crate::lock::NodeLock;
+use crate::log::disk::{Disk, RealDisk};
+use crate::log::repair::{RepairReport, repair};
+use crate::log::verify::{Progress, VerifyReport, verify};
+use crate::log::{DiskLog, LogOptions, OpenLog, index_tree};
+use bytes::Bytes;
+use ebb_domain::commit::CommitNumber;
+use ebb_domain::digest::Digest;
+use ebb_domain::name::AppName;
+use ebb_domain::port::Clock;
+use ebb_domain::port::log::EventLog;
+use ebb_domain::port::storage::{Snapshots, Storage, StorageError};
+use parking_lot::{Condvar, Mutex};
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Weak};
+
+/// The app name whose log is the node's own.
+pub const SYSTEM: &str = "system";
+
+/// How a node's storage works.
+#[derive(Clone)]
+pub struct StorageOptions {
+    /// Where times come from.
+    pub clock: Arc<dyn Clock>,
+    /// Memory for pages of the indexes, in bytes.
+    pub index_cache_bytes: u64,
+    /// How logs work.
+    pub log: LogOptions,
+    /// The file layer under the logs.
+    pub disk: Arc<dyn Disk>,
+}
+
+impl StorageOptions {
+    /// The defaults: 32 MiB for index pages, and the system's own files.
+    #[must_use]
+    pub fn new(clock: Arc<dyn Clock>) -> Self {
+        Self { clock, index_cache_bytes: 32 << 20, log: LogOptions::default(), disk: Arc::new(RealDisk) }
+    }
+}
+
+/// Everything a node keeps, in one folder, which one process at a time may open:
+///
+/// `node.lock` · `secret.key` · `system/log/` and `apps/{app}/log/`: segments · `blobs/`: files by digest · `index/`: sled,
+/// which holds only what the logs can rebuild.
+pub struct DiskStorage {
+    data: PathBuf,
+    options: StorageOptions,
+    db: sled::Db,
+    blobs: Blobs,
+    secret: [u8; 32],
+    held: Arc<Held>,
+}
+
+/// What open logs keep alive: the lock, and the list of who is open.
+struct Held {
+    _lock: NodeLock,
+    logs: Mutex<HashMap<AppName, Slot>>,
+    closed: Condvar,
+}
+
+enum Slot {
+    /// Being opened, or being closed because its last holder let go.
+    Busy,
+    Open(Weak<DiskLog>),
+}
+
+impl DiskStorage {
+    /// Opens a data folder, making it if it is not there. Logs are opened one by one, by [`Storage::open_log`].
+    ///
+    /// # Errors
+    /// Another process has it open, which the text names; or the disk refused.
+    pub fn open(data: &Path, options: StorageOptions) -> Result<Arc<Self>, StorageError> {
+        let io = |error: std::io::Error| StorageError(format!("{}: {error}", data.display()));
+        RealDisk.create_folder(data).map_err(io)?;
+        let lock = NodeLock::take(data)?;
+        let db = open_index(&data.join("index"), options.index_cache_bytes)?;
+        let held = Held { _lock: lock, logs: Mutex::new(HashMap::new()), closed: Condvar::new() };
+        Ok(Arc::new(Self {
+            data: data.to_owned(),
+            options,
+            db,
+            blobs: Blobs::open(data.join("blobs")).map_err(io)?,
+            secret: secret(&data.join("secret.key"))?,
+            held: Arc::new(held),
+        }))
+    }
+
+    /// 32 random bytes that stay the same and never leave the node: the key of its MACs.
+    #[must_use]
+    pub fn secret(&self) -> &[u8; 32] {
+        &self.secret
+    }
+
+    /// The data folder.
+    #[must_use]
+    pub fn folder(&self) -> &Path {
+        &self.data
+    }
+
+    /// Apps that have a log here, `system` among them, in order of name.
+    ///
+    /// # Errors
+    /// A folder could not be read.
+    pub fn apps(&self) -> Result<Vec<AppName>, StorageError> {
+        let folder = self.data.join("apps");
+        let mut apps = Vec::new();
+        if folder.is_dir() {
+            let names = RealDisk.list(&folder);
+            let names = names.map_err(|error| StorageError(format!("{}: {error}", folder.display())))?;
+            apps.extend(names.into_iter().filter_map(|name| AppName::new(name).ok()));
+        }
+        if self.data.join(SYSTEM).is_dir() {
+            apps.extend(AppName::new(SYSTEM));
+        }
+        apps.sort();
+        Ok(apps)
+    }
+
+    /// The folder with an app's segments.
+    #[must_use]
+    pub fn log_folder(&self, app: &AppName) -> PathBuf {
+        log_folder(&self.data, app)
+    }
+
+    /// Closes all logs, so that the next opening knows that nothing is missing, and makes the indexes durable. Whoever
+    /// still holds a log can read on, and append no more. Blocks.
+    pub fn close(&self) {
+        let open: Vec<_> = {
+            let logs = self.held.logs.lock();
+            logs.values()
+                .filter_map(|slot| if let Slot::Open(log) = slot { log.upgrade() } else { None })
+                .collect()
+        };
+        open.iter().for_each(|log| log.close());
+        if let Err(error) = self.db.flush() {
+            tracing::warn!(%error, "the indexes were not flushed; the next start brings them up to date");
+        }
+    }
+
+    /// The log of an app, as the type that this crate knows.
+    ///
+    /// # Errors
+    /// As [`Storage::open_log`].
+    pub fn log(&self, app: &AppName) -> Result<Arc<DiskLog>, StorageError> {
+        let mut logs = self.held.logs.lock();
+        loop {
+            match logs.get(app) {
+                None => break,
+                Some(Slot::Open(log)) => {
+                    if let Some(log) = log.upgrade() {
+                        return Ok(log);
+                    }
+                    // Its last holder let go, and is about to close it.
+                    self.held.closed.wait(&mut logs);
+                }
+                Some(Slot::Busy) => self.held.closed.wait(&mut logs),
+            }
+        }
+        logs.insert(app.clone(), Slot::Busy);
+        drop(logs);
+
+        let folder = self.log_folder(app);
+        let opened = DiskLog::open(OpenLog {
+            disk: Arc::clone(&self.options.disk),
+            folder: &folder,
+            name: app,
+            db: &self.db,
+            clock: Arc::clone(&self.options.clock),
+            options: self.options.log,
+        });
+        let opened = opened.map(|log| {
+            let (held, app) = (Arc::clone(&self.held), app.clone());
+            Arc::new(log.on_release(move || {
+                held.logs.lock().remove(&app);
+                held.closed.notify_all();
+            }))
+        });
+        let mut logs = self.held.logs.lock();
+        match &opened {
+            Ok(log) => logs.insert(app.clone(), Slot::Open(Arc::downgrade(log))),
+            Err(_) => logs.remove(app),
+        };
+        self.held.closed.notify_all();
+        opened
+    }
+
+    /// Runs `work` while nobody has the app's log open, nor can open it.
+    fn offline<T>(
+        &self,
+        app: &AppName,
+        work: impl FnOnce() -> Result<T, StorageError>,
+    ) -> Result<T, StorageError> {
+        {
+            let mut logs = self.held.logs.lock();
+            if logs.contains_key(app) {
+                return Err(StorageError(format!("the log of `{app}` is in use; stop what uses it first")));
+            }
+            logs.insert(app.clone(), Slot::Busy);
+        }
+        let done = work();
+        self.held.logs.lock().remove(app);
+        self.held.closed.notify_all();
+        done
+    }
+
+    /// Checks every byte of an app's log, and changes nothing.
+    ///
+    /// # Errors
+    /// The log is in use, or could not be read. Damage is no error here: the report has it.
+    pub fn verify(
+        &self,
+        app: &AppName,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<VerifyReport, StorageError> {
+        self.offline(app, || verify(&self.options.disk, &self.log_folder(app), progress))
+    }
+
+    /// Throws an app's indexes away and builds them again from the log.
+    ///
+    /// # Errors
+    /// The log is damaged, or the index can't be written.
+    pub fn reindex(&self, app: &AppName, progress: &mut dyn FnMut(CommitNumber)) -> Result<(), StorageError> {
+        self.log(app)?.reindex(progress).map_err(|error| StorageError(error.to_string()))
+    }
+
+    /// Takes what is damaged in an app's log from a backup: a data folder, or the log folder of the app in one. What was
+    /// damaged is kept aside.
+    ///
+    /// # Errors
+    /// The log is in use; the backup lacks what would be needed; the disk refused. The log is then as it was.
+    pub fn repair(
+        &self,
+        app: &AppName,
+        backup: &Path,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<RepairReport, StorageError> {
+        let inside = log_folder(backup, app);
+        let backup = if inside.is_dir() { inside } else { backup.to_owned() };
+        self.offline(app, || repair(&self.options.disk, &self.log_folder(app), &backup, progress))
+    }
+}
+
+fn log_folder(data: &Path, app: &AppName) -> PathBuf {
+    match &**app {
+        SYSTEM => data.join(SYSTEM).join("log"),
+        name => data.join("apps").join(name).join("log"),
+    }
+}
+
+fn snapshot_tree(app: &AppName) -> String {
+    format!("{app}/snapshots")
+}
+
+/// Opens sled; what can't be opened is thrown away, because the logs can rebuild it.
+fn open_index(folder: &Path, cache_bytes: u64) -> Result<sled::Db, StorageError> {
+    let open = || {
+        let config = sled::Config::new().path(folder).cache_capacity(cache_bytes);
+        // sled panics on some kinds of damage where it should return an error.
+        std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| config.open()))
+    };
+    let why = match open() {
+        Ok(Ok(db)) => return Ok(db),
+        Ok(Err(sled::Error::Io(error)))
+            if matches!(
+                error.kind(),
+                std::io::ErrorKind::PermissionDenied
+                    | std::io::ErrorKind::StorageFull
+                    | std::io::ErrorKind::WouldBlock
+                    | std::io::ErrorKind::ReadOnlyFilesystem
+            ) =>
+        {
+            return Err(StorageError(format!("{}: {error}", folder.display())));
+        }
+        Ok(Err(error)) => error.to_string(),
+        Err(_) => "sled panicked".to_owned(),
+    };
+    tracing::warn!(folder = %folder.display(), why, "the indexes are damaged; they are built again from the logs");
+    let removed = std::fs::remove_dir_all(folder).or_else(|_| std::fs::remove_file(folder));
+    removed.map_err(|error| StorageError(format!("{}: {error}", folder.display())))?;
+    match open() {
+        Ok(Ok(db)) => Ok(db),
+        Ok(Err(error)) => Err(StorageError(format!("{}: {error}", folder.display()))),
+        Err(_) => Err(StorageError(format!("{}: sled panicked", folder.display()))),
+    }
+}
+
+fn secret(path: &Path) -> Result<[u8; 32], StorageError> {
+    let io = |error: std::io::Error| StorageError(format!("{}: {error}", path.display()));
+    match std::fs::read(path) {
+        Ok(bytes) => bytes.try_into().map_err(|_| {
+            StorageError(format!("{} has not 32 bytes; remove it to have a new one made", path.display()))
+        }),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            let mut secret = [0; 32];
+            // Version 4 UUIDs come from the system's generator; six bits of each are fixed, so hash more than enough.
+            let random: Vec<u8> = (0..4).flat_map(|_| *uuid::Uuid::new_v4().as_bytes()).collect();
+            secret.copy_from_slice(&Digest::of(&random).0);
+            blobs::write_durably(path, &secret, 0o600).map_err(io)?;
+            Ok(secret)
+        }
+        Err(error) => Err(io(error)),
+    }
+}
+
+impl Storage for DiskStorage {
+    fn open_log(&self, app: &AppName) -> Result<Arc<dyn EventLog>, StorageError> {
+        Ok(self.log(app)?)
+    }
+
+    fn snapshots(&self, app: &AppName) -> Result<Arc<dyn Snapshots>, StorageError> {
+        let tree = self.db.open_tree(snapshot_tree(app)).map_err(|error| StorageError(error.to_string()))?;
+        Ok(Arc::new(SledSnapshots(tree)))
+    }
+
+    fn remove_app(&self, app: &AppName) -> Result<(), StorageError> {
+        if &**app == SYSTEM {
+            return Err(StorageError(format!("`{SYSTEM}` is the node's own log and can't be removed")));
+        }
+        self.offline(app, || {
+            for tree in [index_tree(app), snapshot_tree(app)] {
+                self.db.drop_tree(tree).map_err(|error| StorageError(error.to_string()))?;
+            }
+            let apps = self.data.join("apps");
+            let io =
+                |error: std::io::Error| StorageError(format!("{}: {error}", apps.join(&**app).display()));
+            match std::fs::remove_dir_all(apps.join(&**app)) {
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+                other => other.map_err(io)?,
+            }
+            RealDisk.sync_folder(&apps).map_err(io)
+        })
+    }
+
+    fn put_blob(&self, bytes: &[u8]) -> Result<Digest, StorageError> {
+        self.blobs.put(bytes)
+    }
+
+    fn blob(&self, digest: &Digest) -> Result<Bytes, StorageError> {
+        self.blobs.get(digest)
+    }
+}
