@@ -84,7 +84,7 @@ impl Value {
 }
 
 /// A model as the manifest declares it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, serde::Deserialize)]
 pub struct ModelSchema {
     /// Its name.
     pub name: ModelName,

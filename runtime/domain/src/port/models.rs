@@ -95,6 +95,9 @@ pub enum ParkChange {
         /// The event.
         position: Position,
     },
+    /// The event at the front failed and will be tried again. Remembered, so that a restart does not count from the
+    /// beginning, and forgotten when the mark passes it.
+    Tried(Tried),
     /// The first of a key's queue was tried again and failed again.
     Failed {
         /// The key.
@@ -112,6 +115,17 @@ pub enum ParkChange {
         /// The last event that is done.
         through: Position,
     },
+}
+
+/// An event that failed, and is not parked yet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tried {
+    /// The event.
+    pub position: Position,
+    /// Why it failed last.
+    pub reason: String,
+    /// How often it was tried.
+    pub attempts: u32,
 }
 
 /// What one batch changes; all of it commits in one transaction, or none.
@@ -216,14 +230,27 @@ pub trait ProjectionStore: Send + Sync + 'static {
     /// The store failed.
     fn queued(&self, key: &str, limit: usize) -> Result<Vec<Position>, ModelError>;
 
+    /// The event behind the mark that failed and will be tried again, if there is one.
+    ///
+    /// # Errors
+    /// The store failed.
+    fn tried(&self) -> Result<Option<Tried>, ModelError>;
+
     /// Bytes on disk.
     fn size_bytes(&self) -> u64;
+
+    /// Closes what is open and not in use. The next use opens it again.
+    fn release(&self);
 }
+
+/// A version's rows, and the models that they are rows of.
+pub type ExistingStore = (Arc<dyn ProjectionStore>, Vec<ModelSchema>);
 
 /// All projection stores of a node.
 pub trait ModelStores: Send + Sync + 'static {
     /// Opens a version's rows, making them if they are not there. A damaged file is set aside and made anew: the log
-    /// has everything.
+    /// has everything. A store that finds damage while in use fails from then on, until it is opened again: it never
+    /// goes back to the beginning behind its user's back. The same version again gives the same store.
     ///
     /// # Errors
     /// The store failed.
@@ -234,6 +261,28 @@ pub trait ModelStores: Send + Sync + 'static {
         version: ProjectionVersion,
         models: &[ModelSchema],
     ) -> Result<Arc<dyn ProjectionStore>, ModelError>;
+
+    /// Opens a version that is there already, with the models that it was made for; none if it is not there, or is
+    /// damaged. What serves is read in this way while its successor, with other models, is being built.
+    ///
+    /// # Errors
+    /// The store failed.
+    fn open_existing(
+        &self,
+        app: &AppName,
+        projection: &ProjectionName,
+        version: ProjectionVersion,
+    ) -> Result<Option<ExistingStore>, ModelError>;
+
+    /// The versions that are there.
+    ///
+    /// # Errors
+    /// The folder could not be read.
+    fn versions(
+        &self,
+        app: &AppName,
+        projection: &ProjectionName,
+    ) -> Result<Vec<ProjectionVersion>, ModelError>;
 
     /// The version that serves queries, if one does.
     ///
@@ -256,7 +305,7 @@ pub trait ModelStores: Send + Sync + 'static {
         version: ProjectionVersion,
     ) -> Result<(), ModelError>;
 
-    /// Removes every version of a projection but these.
+    /// Removes every version of a projection but these; without any, the pointer too.
     ///
     /// # Errors
     /// A file could not be removed.

@@ -5,14 +5,14 @@ use super::sql::{Parameter, Table};
 use ebb_domain::event::Position;
 use ebb_domain::model::{ModelSchema, Page, Query, Row, Value};
 use ebb_domain::name::ModelName;
-use ebb_domain::port::models::{ModelError, Parked, ProjectionStore, RowBatch, RowChange};
+use ebb_domain::port::models::{ModelError, Parked, ProjectionStore, RowBatch, RowChange, Tried};
 use ebb_domain::text::Text;
 use parking_lot::Mutex;
 use rusqlite::{CachedStatement, Connection, ErrorCode, OpenFlags, OptionalExtension, params_from_iter};
 use std::collections::HashMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 /// Readers kept open for the next query.
@@ -25,9 +25,12 @@ const STATEMENTS: usize = 128;
 pub(super) struct SqliteProjection {
     path: PathBuf,
     tables: HashMap<Text, Table>,
-    writer: Mutex<Connection>,
+    /// Open while someone writes.
+    writer: Mutex<Option<Connection>>,
     readers: Mutex<Vec<Connection>>,
     mark: AtomicU64,
+    /// Once damage was met, nothing is read or written until the file has been opened, and thereby built, anew.
+    damaged: AtomicBool,
 }
 
 /// Why a file could not be opened.
@@ -37,11 +40,12 @@ pub(super) struct OpenError(rusqlite::Error);
 impl OpenError {
     /// Whether the file is not what SQLite wrote.
     pub(super) fn is_damage(&self) -> bool {
-        matches!(
-            self.0.sqlite_error_code(),
-            Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase)
-        )
+        is_damage(&self.0)
     }
+}
+
+fn is_damage(error: &rusqlite::Error) -> bool {
+    matches!(error.sqlite_error_code(), Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase))
 }
 
 impl fmt::Display for OpenError {
@@ -61,55 +65,89 @@ pub(super) fn store_error(error: impl fmt::Display) -> ModelError {
 }
 
 impl SqliteProjection {
+    /// Opens a file, making it if it is not there.
     pub(super) fn open(path: &Path, models: &[ModelSchema]) -> Result<Self, OpenError> {
-        let writer = Connection::open(path)?;
-        configure(&writer)?;
-        writer.pragma_update(None, "journal_mode", "WAL")?;
-        // The log has everything: a lost tail is projected again, so only checkpoints sync.
-        writer.pragma_update(None, "synchronous", "NORMAL")?;
-        writer.pragma_update(None, "cache_size", -8 * 1024)?;
-        writer.execute_batch(
-            "CREATE TABLE IF NOT EXISTS _mark (id INTEGER PRIMARY KEY CHECK (id = 0), position INTEGER NOT NULL) STRICT;
-             INSERT OR IGNORE INTO _mark VALUES (0, 0);",
-        )?;
+        let writer = open_writer(path)?;
+        writer.execute_batch(CREATE)?;
         writer.execute_batch(parks::CREATE)?;
-        let mut tables = HashMap::with_capacity(models.len());
+        let text = serde_json::to_string(models).unwrap_or_default();
+        writer.execute("INSERT OR IGNORE INTO _models VALUES (0, ?)", [text])?;
         for model in models {
-            let table = Table::new(model);
-            writer.execute_batch(&table.create())?;
-            tables.insert(model.name.text().clone(), table);
+            writer.execute_batch(&Table::new(model).create())?;
         }
-        // A damaged page that no query has met would stay unseen; this reads the tree's upper pages at least.
+        Self::over(path, writer, models)
+    }
+
+    /// Opens a file that is there, with the models that it was made for.
+    pub(super) fn open_existing(path: &Path) -> Result<(Self, Vec<ModelSchema>), OpenError> {
+        let writer = open_writer(path)?;
+        let text: String = writer.query_row("SELECT schemas FROM _models", [], |row| row.get(0))?;
+        let models: Vec<ModelSchema> =
+            serde_json::from_str(&text).map_err(|_| rusqlite::Error::InvalidQuery)?;
+        Ok((Self::over(path, writer, &models)?, models))
+    }
+
+    fn over(path: &Path, writer: Connection, models: &[ModelSchema]) -> Result<Self, OpenError> {
         let mark: i64 = writer.query_row("SELECT position FROM _mark", [], |row| row.get(0))?;
+        let tables: HashMap<_, _> =
+            models.iter().map(|model| (model.name.text().clone(), Table::new(model))).collect();
+        // Damage below is met by whoever reads it; this meets what lies at the top of each tree.
         for table in tables.values() {
             writer.prepare(&table.get)?.query_row([""], |_| Ok(())).optional()?;
         }
         Ok(Self {
             path: path.to_owned(),
             tables,
-            writer: Mutex::new(writer),
+            writer: Mutex::new(Some(writer)),
             readers: Mutex::default(),
             mark: AtomicU64::new(mark as u64),
         })
     }
 
+    /// The models that it holds rows of.
+    pub(super) fn models(&self) -> Vec<ModelSchema> {
+        self.tables.values().map(|table| table.schema.clone()).collect()
+    }
+
     fn table(&self, model: &str) -> Result<&Table, ModelError> {
-        self.tables.get(model.as_bytes()).ok_or_else(|| ModelError::UnknownModel(model.chars().take(80).collect()))
+        self.tables
+            .get(model.as_bytes())
+            .ok_or_else(|| ModelError::UnknownModel(model.chars().take(80).collect()))
     }
 
     /// Runs a read on a connection of its own, which sees one moment of the file.
     fn read<T>(&self, read: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T, ModelError> {
+        self.check_damage()?;
         let pooled = self.readers.lock().pop();
         let reader = match pooled {
             Some(reader) => reader,
-            None => self.open_reader().map_err(store_error)?,
+            None => self.open_reader().map_err(|error| self.failed(&error))?,
         };
         let result = read(&reader);
         let mut readers = self.readers.lock();
         if result.is_ok() && readers.len() < IDLE_READERS {
             readers.push(reader);
         }
-        result.map_err(store_error)
+        result.map_err(|error| self.failed(&error))
+    }
+
+    /// Whether damage was met.
+    pub(super) fn is_damaged(&self) -> bool {
+        self.damaged.load(Ordering::Acquire)
+    }
+
+    fn check_damage(&self) -> Result<(), ModelError> {
+        if self.is_damaged() {
+            return Err(store_error("its file is damaged, and will be built anew from the log"));
+        }
+        Ok(())
+    }
+
+    fn failed(&self, error: &rusqlite::Error) -> ModelError {
+        if is_damage(error) {
+            self.damaged.store(true, Ordering::Release);
+        }
+        store_error(error)
     }
 
     fn open_reader(&self) -> rusqlite::Result<Connection> {
@@ -134,7 +172,9 @@ impl SqliteProjection {
                 }
                 writer.prepare_cached(&table.put).and_then(|mut put| bind_row(&mut put, table, key, row))
             }
-            RowChange::Delete => writer.prepare_cached(&table.delete).and_then(|mut delete| delete.execute([&**key])),
+            RowChange::Delete => {
+                writer.prepare_cached(&table.delete).and_then(|mut delete| delete.execute([&**key]))
+            }
             RowChange::Add(columns) if columns.is_empty() => return Ok(()),
             RowChange::Add(columns) => {
                 for (name, _) in columns {
@@ -153,8 +193,60 @@ impl SqliteProjection {
                 })
             }
         };
-        done.map(drop).map_err(store_error)
+        done.map(drop).map_err(|error| self.failed(&error))
     }
+}
+
+fn open_writer(path: &Path, more: OpenFlags) -> rusqlite::Result<Connection> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX | more;
+    let writer = Connection::open_with_flags(path, flags)?;
+    configure(&writer)?;
+    // The log has everything: a lost tail is projected again, so only checkpoints sync.
+    writer.pragma_update(None, "synchronous", "NORMAL")?;
+    writer.pragma_update(None, "cache_size", -8 * 1024)?;
+    Ok(writer)
+}
+
+/// Keeps the models with their rows, for whoever opens the file without a manifest at hand.
+fn write_models(writer: &Connection, models: &[ModelSchema]) -> rusqlite::Result<()> {
+    writer.execute_batch("CREATE TABLE IF NOT EXISTS _model (schema TEXT NOT NULL PRIMARY KEY) STRICT;")?;
+    for model in models {
+        let schema = serde_json::to_string(model)
+            .map_err(|error| rusqlite::Error::ToSqlConversionFailure(error.into()))?;
+        writer.execute("INSERT OR IGNORE INTO _model VALUES (?)", [schema])?;
+    }
+    Ok(())
+}
+
+/// The models that a file was made for.
+pub(super) fn read_models(path: &Path) -> rusqlite::Result<Vec<ModelSchema>> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let reader = Connection::open_with_flags(path, flags)?;
+    let mut statement = reader.prepare("SELECT schema FROM _model ORDER BY rowid")?;
+    let texts = statement.query_map([], |row| row.get::<_, String>(0))?;
+    texts
+        .map(|text| {
+            serde_json::from_str(&text?).map_err(|error| {
+                rusqlite::Error::FromSqlConversionFailure(0, rusqlite::types::Type::Text, error.into())
+            })
+        })
+        .collect()
+}
+
+const CREATE: &str = "
+    CREATE TABLE IF NOT EXISTS _mark (id INTEGER PRIMARY KEY CHECK (id = 0), position INTEGER NOT NULL) STRICT;
+    INSERT OR IGNORE INTO _mark VALUES (0, 0);
+    CREATE TABLE IF NOT EXISTS _models (id INTEGER PRIMARY KEY CHECK (id = 0), schemas TEXT NOT NULL) STRICT;
+";
+
+fn open_writer(path: &Path) -> rusqlite::Result<Connection> {
+    let writer = Connection::open(path)?;
+    configure(&writer)?;
+    writer.pragma_update(None, "journal_mode", "WAL")?;
+    // The log has everything: a lost tail is projected again, so only checkpoints sync.
+    writer.pragma_update(None, "synchronous", "NORMAL")?;
+    writer.pragma_update(None, "cache_size", -8 * 1024)?;
+    Ok(writer)
 }
 
 fn configure(connection: &Connection) -> rusqlite::Result<()> {
@@ -179,9 +271,16 @@ fn get(connection: &Connection, table: &Table, key: &str) -> rusqlite::Result<Op
     connection.prepare_cached(&table.get)?.query_row([key], |row| table.row(row)).optional()
 }
 
-fn query(connection: &Connection, table: &Table, sql: &str, parameters: &[Value], limit: usize) -> rusqlite::Result<Page> {
+fn query(
+    connection: &Connection,
+    table: &Table,
+    sql: &str,
+    parameters: &[Value],
+    limit: usize,
+) -> rusqlite::Result<Page> {
     let mut statement = connection.prepare_cached(sql)?;
-    let rows = statement.query_map(params_from_iter(parameters.iter().map(Parameter)), |row| table.row(row))?;
+    let rows =
+        statement.query_map(params_from_iter(parameters.iter().map(Parameter)), |row| table.row(row))?;
     let mut rows = rows.collect::<rusqlite::Result<Vec<_>>>()?;
     let more = rows.len() > limit;
     rows.truncate(limit);
@@ -189,7 +288,8 @@ fn query(connection: &Connection, table: &Table, sql: &str, parameters: &[Value]
 }
 
 fn mark(connection: &Connection) -> rusqlite::Result<Position> {
-    let mark: i64 = connection.prepare_cached("SELECT position FROM _mark")?.query_row([], |row| row.get(0))?;
+    let mark: i64 =
+        connection.prepare_cached("SELECT position FROM _mark")?.query_row([], |row| row.get(0))?;
     Ok(Position(mark as u64))
 }
 
@@ -229,27 +329,40 @@ impl ProjectionStore for SqliteProjection {
     fn query_at(&self, model: &str, asked: &Query) -> Result<(Position, Page), ModelError> {
         let table = self.table(model)?;
         let (sql, parameters) = table.query(asked)?;
-        self.read(|reader| at_one_moment(reader, |reader| query(reader, table, &sql, &parameters, asked.limit)))
+        self.read(|reader| {
+            at_one_moment(reader, |reader| query(reader, table, &sql, &parameters, asked.limit))
+        })
     }
 
     fn commit(&self, mut batch: RowBatch) -> Result<(), ModelError> {
         // Neighbouring keys share pages.
         batch.changes.sort_unstable_by(|a, b| (&a.0, &a.1).cmp(&(&b.0, &b.1)));
+        self.check_damage()?;
         let mut writer = self.writer.lock();
-        let transaction = writer.transaction().map_err(store_error)?;
+        let writer = match &mut *writer {
+            Some(writer) => writer,
+            // Never made anew here: what was removed stays removed.
+            closed => {
+                let opened =
+                    open_writer(&self.path, OpenFlags::empty()).map_err(|error| self.failed(&error))?;
+                closed.insert(opened)
+            }
+        };
+        let transaction = writer.transaction().map_err(|error| self.failed(&error))?;
         for change in &batch.changes {
             self.apply(&transaction, change)?;
         }
         for change in &batch.parks {
-            parks::apply(&transaction, change).map_err(store_error)?;
+            parks::apply(&transaction, change).map_err(|error| self.failed(&error))?;
         }
         if let Some(mark) = batch.mark {
             transaction
                 .prepare_cached("UPDATE _mark SET position = ?")
                 .and_then(|mut update| update.execute([mark.0 as i64]))
-                .map_err(store_error)?;
+                .and_then(|_| parks::forget_tried(&transaction, mark))
+                .map_err(|error| self.failed(&error))?;
         }
-        transaction.commit().map_err(store_error)?;
+        transaction.commit().map_err(|error| self.failed(&error))?;
         if let Some(mark) = batch.mark {
             self.mark.store(mark.0, Ordering::Release);
         }
@@ -276,10 +389,28 @@ impl ProjectionStore for SqliteProjection {
         self.read(|reader| parks::queued(reader, key, limit))
     }
 
+    fn tried(&self) -> Result<Option<Tried>, ModelError> {
+        self.read(parks::tried)
+    }
+
+    fn tried(&self) -> Result<Option<Tried>, ModelError> {
+        self.read(parks::tried)
+    }
+
+    fn release(&self) {
+        self.readers.lock().clear();
+        *self.writer.lock() = None;
+    }
+
     fn size_bytes(&self) -> u64 {
         let size = |path: &Path| std::fs::metadata(path).map_or(0, |file| file.len());
         let mut wal = self.path.as_os_str().to_owned();
         wal.push("-wal");
         size(&self.path) + size(Path::new(&wal))
+    }
+
+    fn release(&self) {
+        self.readers.lock().clear();
+        *self.writer.lock() = None;
     }
 }

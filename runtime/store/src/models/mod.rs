@@ -2,7 +2,6 @@
 //!
 //! The log is the truth. A file that is lost or damaged is projected again; what a power cut takes from the end of
 //! the write-ahead log is projected again from the mark that was left, which is always that of the rows.
-// NOTE to the models helper: the lead has written this folder (SQLite stores). Do only the projector in runtime/app.
 
 mod file;
 mod parks;
@@ -12,12 +11,12 @@ mod tests;
 
 use ebb_domain::model::ModelSchema;
 use ebb_domain::name::{AppName, ProjectionName};
-use ebb_domain::port::models::{ModelError, ModelStores, ProjectionStore, ProjectionVersion};
-use file::{SqliteProjection, store_error};
+use ebb_domain::port::models::{ExistingStore, ModelError, ModelStores, ProjectionStore, ProjectionVersion};
+use file::{SqliteProjection, read_models, store_error};
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::fs;
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
 use tracing::warn;
@@ -59,10 +58,15 @@ impl ModelStores for SqliteModels {
         let folder = self.projection(app, projection);
         let path = folder.join(format!("{version}.{EXTENSION}"));
         let mut open = self.open.lock();
-        if let Some(store) = open.get(&path).and_then(Weak::upgrade) {
-            return Ok(store);
-        }
         fs::create_dir_all(&folder).map_err(store_error)?;
+        if let Some(store) = open.get(&path).and_then(Weak::upgrade) {
+            if !store.is_damaged() {
+                return Ok(store);
+            }
+            warn!(file = %path.display(), "a read model was found damaged; it is set aside and built anew");
+            store.release();
+            set_aside(&path).map_err(store_error)?;
+        }
         let store = match SqliteProjection::open(&path, models) {
             Ok(store) => store,
             Err(damage) if damage.is_damage() => {
@@ -78,6 +82,96 @@ impl ModelStores for SqliteModels {
         Ok(store)
     }
 
+    fn open_existing(
+        &self,
+        app: &AppName,
+        projection: &ProjectionName,
+        version: ProjectionVersion,
+    ) -> Result<Option<ExistingStore>, ModelError> {
+        let path = self.projection(app, projection).join(format!("{version}.{EXTENSION}"));
+        if !path.exists() {
+            return Ok(None);
+        }
+        match read_models(&path) {
+            Ok(models) => Ok(Some((self.open(app, projection, version, &models)?, models))),
+            Err(damage) => {
+                warn!(file = %path.display(), %damage, "a read model can't be read; its successor is being built");
+                Ok(None)
+            }
+        }
+    }
+
+    fn versions(
+        &self,
+        app: &AppName,
+        projection: &ProjectionName,
+    ) -> Result<Vec<ProjectionVersion>, ModelError> {
+        let entries = match fs::read_dir(self.projection(app, projection)) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(store_error(error)),
+        };
+        let mut versions = Vec::new();
+        for entry in entries {
+            let name = PathBuf::from(entry.map_err(store_error)?.file_name());
+            let stem = name.file_stem().and_then(|stem| stem.to_str());
+            if name.extension().is_some_and(|extension| extension == EXTENSION) {
+                versions.extend(stem.and_then(|stem| stem.parse::<ProjectionVersion>().ok()));
+            }
+        }
+        Ok(versions)
+    }
+
+    fn open_existing(
+        &self,
+        app: &AppName,
+        projection: &ProjectionName,
+        version: ProjectionVersion,
+    ) -> Result<Option<ExistingStore>, ModelError> {
+        let path = self.projection(app, projection).join(format!("{version}.{EXTENSION}"));
+        let mut open = self.open.lock();
+        if let Some(store) = open.get(&path).and_then(Weak::upgrade) {
+            let models = store.models();
+            return Ok(Some((store, models)));
+        }
+        if !path.exists() {
+            return Ok(None);
+        }
+        match SqliteProjection::open_existing(&path) {
+            Ok((store, models)) => {
+                let store = Arc::new(store);
+                open.insert(path, Arc::downgrade(&store));
+                Ok(Some((store, models)))
+            }
+            Err(damage) => {
+                warn!(file = %path.display(), %damage, "a read model can't be opened");
+                Ok(None)
+            }
+        }
+    }
+
+    fn versions(
+        &self,
+        app: &AppName,
+        projection: &ProjectionName,
+    ) -> Result<Vec<ProjectionVersion>, ModelError> {
+        let entries = match fs::read_dir(self.projection(app, projection)) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(store_error(error)),
+        };
+        let mut versions = Vec::new();
+        for entry in entries {
+            let path = entry.map_err(store_error)?.path();
+            let version = path.file_stem().and_then(|stem| stem.to_str()).and_then(|stem| stem.parse().ok());
+            if let (Some(version), Some(EXTENSION)) = (version, path.extension().and_then(|end| end.to_str()))
+            {
+                versions.push(version);
+            }
+        }
+        Ok(versions)
+    }
+
     fn serving(
         &self,
         app: &AppName,
@@ -86,7 +180,7 @@ impl ModelStores for SqliteModels {
         match fs::read_to_string(self.projection(app, projection).join(SERVING)) {
             // A pointer that can't be read points nowhere: the projection is built anew.
             Ok(text) => Ok(text.trim().parse().ok()),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
             Err(error) => Err(store_error(error)),
         }
     }
@@ -110,7 +204,7 @@ impl ModelStores for SqliteModels {
         let folder = self.projection(app, projection);
         let entries = match fs::read_dir(&folder) {
             Ok(entries) => entries,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
             Err(error) => return Err(store_error(error)),
         };
         let kept: Vec<String> = versions.iter().map(ToString::to_string).collect();
@@ -131,7 +225,7 @@ impl ModelStores for SqliteModels {
 
     fn remove_app(&self, app: &AppName) -> Result<(), ModelError> {
         match fs::remove_dir_all(self.app(app)) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(store_error(error)),
+            Err(error) if error.kind() != ErrorKind::NotFound => Err(store_error(error)),
             _ => Ok(()),
         }
     }
@@ -143,7 +237,7 @@ fn set_aside(path: &Path) -> std::io::Result<()> {
         let mut name = path.as_os_str().to_owned();
         name.push(beside);
         match fs::remove_file(&name) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+            Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
             _ => {}
         }
     }

@@ -1,7 +1,7 @@
 //! Parked keys and their queues, beside the rows they belong to.
 
 use ebb_domain::event::Position;
-use ebb_domain::port::models::{ParkChange, Parked};
+use ebb_domain::port::models::{ParkChange, Parked, Tried};
 use ebb_domain::time::Timestamp;
 use rusqlite::{Connection, OptionalExtension, params};
 
@@ -18,7 +18,18 @@ pub(super) const CREATE: &str = "
         position INTEGER NOT NULL,
         PRIMARY KEY (key, position)
     ) STRICT, WITHOUT ROWID;
+    CREATE TABLE IF NOT EXISTS _tried (
+        position INTEGER NOT NULL PRIMARY KEY,
+        reason TEXT NOT NULL,
+        attempts INTEGER NOT NULL
+    ) STRICT, WITHOUT ROWID;
     CREATE INDEX IF NOT EXISTS _parked_position ON _parked_queue (position);
+    CREATE TABLE IF NOT EXISTS _tried (
+        id INTEGER PRIMARY KEY CHECK (id = 0),
+        position INTEGER NOT NULL,
+        reason TEXT NOT NULL,
+        attempts INTEGER NOT NULL
+    ) STRICT;
 ";
 
 const SELECT: &str = "
@@ -42,8 +53,18 @@ pub(super) fn apply(connection: &Connection, change: &ParkChange) -> rusqlite::R
             queue(connection, key, *position)
         }
         ParkChange::Queue { key, position } => queue(connection, key, *position),
+        ParkChange::Tried(Tried { position, reason, attempts }) => connection
+            .prepare_cached("INSERT OR REPLACE INTO _tried VALUES (?, ?, ?)")?
+            .execute(params![position.0 as i64, reason, attempts])
+            .map(drop),
+        ParkChange::Tried(Tried { position, reason, attempts }) => connection
+            .prepare_cached("INSERT OR REPLACE INTO _tried VALUES (0, ?, ?, ?)")?
+            .execute(params![position.0 as i64, reason, attempts])
+            .map(drop),
         ParkChange::Failed { key, reason, at } => connection
-            .prepare_cached("UPDATE _parked SET reason = ?2, attempts = attempts + 1, last_attempt = ?3 WHERE key = ?1")?
+            .prepare_cached(
+                "UPDATE _parked SET reason = ?2, attempts = attempts + 1, last_attempt = ?3 WHERE key = ?1",
+            )?
             .execute(params![&**key, reason, at.0 as i64])
             .map(drop),
         ParkChange::Done { key, through } => {
@@ -60,6 +81,21 @@ pub(super) fn apply(connection: &Connection, change: &ParkChange) -> rusqlite::R
     }
 }
 
+/// What failed at or below the mark is done with, or parked.
+pub(super) fn forget_tried(connection: &Connection, mark: Position) -> rusqlite::Result<()> {
+    connection.prepare_cached("DELETE FROM _tried WHERE position <= ?")?.execute([mark.0 as i64]).map(drop)
+}
+
+pub(super) fn tried(connection: &Connection) -> rusqlite::Result<Option<Tried>> {
+    let mut statement =
+        connection.prepare_cached("SELECT position, reason, attempts FROM _tried ORDER BY position")?;
+    let tried = |row: &rusqlite::Row<'_>| {
+        let position = Position(row.get::<_, i64>(0)? as u64);
+        Ok(Tried { position, reason: row.get(1)?, attempts: row.get(2)? })
+    };
+    statement.query_row([], tried).optional()
+}
+
 fn queue(connection: &Connection, key: &str, position: Position) -> rusqlite::Result<()> {
     connection
         .prepare_cached("INSERT OR IGNORE INTO _parked_queue VALUES (?, ?)")?
@@ -67,7 +103,30 @@ fn queue(connection: &Connection, key: &str, position: Position) -> rusqlite::Re
         .map(drop)
 }
 
-pub(super) fn list(connection: &Connection, after: Option<&str>, limit: usize) -> rusqlite::Result<Vec<Parked>> {
+/// Forgets the event that was tried, once the mark has passed it.
+pub(super) fn passed(connection: &Connection, mark: Position) -> rusqlite::Result<()> {
+    connection.prepare_cached("DELETE FROM _tried WHERE position <= ?")?.execute([mark.0 as i64]).map(drop)
+}
+
+pub(super) fn tried(connection: &Connection) -> rusqlite::Result<Option<Tried>> {
+    let tried = |row: &rusqlite::Row<'_>| {
+        Ok(Tried {
+            position: Position(row.get::<_, i64>(0)? as u64),
+            reason: row.get(1)?,
+            attempts: row.get::<_, i64>(2)? as u32,
+        })
+    };
+    connection
+        .prepare_cached("SELECT position, reason, attempts FROM _tried")?
+        .query_row([], tried)
+        .optional()
+}
+
+pub(super) fn list(
+    connection: &Connection,
+    after: Option<&str>,
+    limit: usize,
+) -> rusqlite::Result<Vec<Parked>> {
     let sql = format!("{SELECT} WHERE ?1 IS NULL OR key > ?1 ORDER BY key LIMIT ?2");
     let mut statement = connection.prepare_cached(&sql)?;
     let parked = statement.query_map(params![after, limit as i64], parked)?;
@@ -79,18 +138,22 @@ pub(super) fn get(connection: &Connection, key: &str) -> rusqlite::Result<Option
 }
 
 pub(super) fn count(connection: &Connection) -> rusqlite::Result<u64> {
-    connection.prepare_cached("SELECT count(*) FROM _parked")?.query_row([], |row| row.get::<_, i64>(0)).map(|n| n as u64)
+    connection
+        .prepare_cached("SELECT count(*) FROM _parked")?
+        .query_row([], |row| row.get::<_, i64>(0))
+        .map(|n| n as u64)
 }
 
 pub(super) fn first(connection: &Connection) -> rusqlite::Result<Option<Position>> {
-    let first: Option<i64> =
-        connection.prepare_cached("SELECT min(position) FROM _parked_queue")?.query_row([], |row| row.get(0))?;
+    let first: Option<i64> = connection
+        .prepare_cached("SELECT min(position) FROM _parked_queue")?
+        .query_row([], |row| row.get(0))?;
     Ok(first.map(|position| Position(position as u64)))
 }
 
 pub(super) fn queued(connection: &Connection, key: &str, limit: usize) -> rusqlite::Result<Vec<Position>> {
-    let mut statement =
-        connection.prepare_cached("SELECT position FROM _parked_queue WHERE key = ? ORDER BY position LIMIT ?")?;
+    let mut statement = connection
+        .prepare_cached("SELECT position FROM _parked_queue WHERE key = ? ORDER BY position LIMIT ?")?;
     let positions = statement.query_map(params![key, limit as i64], |row| row.get::<_, i64>(0))?;
     positions.map(|position| position.map(|position| Position(position as u64))).collect()
 }

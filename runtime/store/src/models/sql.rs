@@ -29,10 +29,13 @@ impl Table {
             .filter(|(name, _)| name != key)
             .map(|(name, _)| format!("\"{name}\" = excluded.\"{name}\""))
             .collect();
-        let update = if rest.is_empty() { "NOTHING".into() } else { format!("UPDATE SET {}", rest.join(", ")) };
+        let update =
+            if rest.is_empty() { "NOTHING".into() } else { format!("UPDATE SET {}", rest.join(", ")) };
         Self {
             get: format!("SELECT {names} FROM {table} WHERE \"{key}\" = ?"),
-            put: format!("INSERT INTO {table} ({names}) VALUES ({marks}) ON CONFLICT (\"{key}\") DO {update}"),
+            put: format!(
+                "INSERT INTO {table} ({names}) VALUES ({marks}) ON CONFLICT (\"{key}\") DO {update}"
+            ),
             delete: format!("DELETE FROM {table} WHERE \"{key}\" = ?"),
             columns,
             schema: schema.clone(),
@@ -140,7 +143,8 @@ impl Table {
             });
         }
         // Columns that the order repeats keep the place of their first mention; the key's value is the last.
-        let value = |index: usize| if order[index].column == self.schema.key { &after[asked] } else { &after[index] };
+        let value =
+            |index: usize| if order[index].column == self.schema.key { &after[asked] } else { &after[index] };
         let mut alternatives = Vec::new();
         for beyond in 0..order.len() {
             let mut parts = Vec::new();

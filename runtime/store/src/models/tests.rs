@@ -4,7 +4,7 @@ use super::*;
 use ebb_domain::event::Position;
 use ebb_domain::model::{ColumnType, Comparison, Condition, OrderBy, Query, Row, Value};
 use ebb_domain::name::{ColumnName, ModelName};
-use ebb_domain::port::models::{ParkChange, RowBatch, RowChange};
+use ebb_domain::port::models::{ParkChange, RowBatch, RowChange, Tried};
 use ebb_domain::text::Text;
 use ebb_domain::time::Timestamp;
 use proptest::prelude::*;
@@ -60,7 +60,8 @@ impl Fixture {
     }
 
     fn commit(&self, changes: Vec<(&str, RowChange)>, mark: u64) {
-        let changes = changes.into_iter().map(|(key, change)| (schema().name, Text::from(key), change)).collect();
+        let changes =
+            changes.into_iter().map(|(key, change)| (schema().name, Text::from(key), change)).collect();
         self.store.commit(RowBatch { changes, parks: vec![], mark: Some(Position(mark)) }).unwrap();
     }
 
@@ -111,7 +112,10 @@ fn every_type_comes_back_as_it_was_put_and_not_a_number_as_null() {
     whole.insert(column("owner"), Value::Text("Ada".into()));
     whole.insert(column("open"), Value::Boolean(true));
     whole.insert(column("tags"), Value::Json("[1,2]".into()));
-    fixture.commit(vec![("a", RowChange::Put(whole.clone())), ("b", RowChange::Put(row("b", None, Some(f64::NAN))))], 1);
+    fixture.commit(
+        vec![("a", RowChange::Put(whole.clone())), ("b", RowChange::Put(row("b", None, Some(f64::NAN))))],
+        1,
+    );
     assert_eq!(fixture.store.get("balances", "a"), Ok(Some(whole)));
     assert_eq!(fixture.store.get("balances", "b"), Ok(Some(row("b", None, None))));
 }
@@ -131,7 +135,10 @@ fn additions_make_rows_and_stop_at_the_ends_of_64_bits() {
     let fixture = Fixture::new();
     fixture.commit(vec![add("a", 5), ("n", RowChange::Put(row("n", None, None)))], 1);
     fixture.commit(vec![add("a", -8), add("n", 2)], 2);
-    assert_eq!((balance(&fixture, "a"), balance(&fixture, "n")), (Some(Value::Integer(-3)), Some(Value::Integer(2))));
+    assert_eq!(
+        (balance(&fixture, "a"), balance(&fixture, "n")),
+        (Some(Value::Integer(-3)), Some(Value::Integer(2)))
+    );
     fixture.commit(vec![add("a", i64::MAX)], 3);
     fixture.commit(vec![add("a", i64::MAX)], 4);
     assert_eq!(balance(&fixture, "a"), Some(Value::Integer(i64::MAX)));
@@ -160,17 +167,20 @@ fn unknown_models_and_columns_are_named() {
     let fixture = Fixture::new();
     assert_eq!(fixture.store.get("nope", "a"), Err(ModelError::UnknownModel("nope".into())));
     let order = vec![OrderBy { column: column("nope"), descending: false }];
-    let refused = fixture.store.query("balances", &Query { order, limit: 1, ..Query::default() }).unwrap_err();
+    let refused =
+        fixture.store.query("balances", &Query { order, limit: 1, ..Query::default() }).unwrap_err();
     assert!(refused.to_string().contains("there is no column `nope`"));
 }
 
 #[test]
 fn conditions_compare_as_the_query_says() {
     let fixture = Fixture::new();
-    fixture.commit(vec![put("a", 1), put("b", 2), put("c", 3), ("n", RowChange::Put(row("n", None, None)))], 1);
+    fixture
+        .commit(vec![put("a", 1), put("b", 2), put("c", 3), ("n", RowChange::Put(row("n", None, None)))], 1);
     let found = |comparison, value| {
         let conditions = vec![Condition { column: column("balance"), comparison, value }];
-        let page = fixture.store.query("balances", &Query { conditions, limit: 10, ..Query::default() }).unwrap();
+        let page =
+            fixture.store.query("balances", &Query { conditions, limit: 10, ..Query::default() }).unwrap();
         page.rows.iter().map(|row| row[&column("account")].to_json()).collect::<Vec<_>>()
     };
     assert_eq!(found(Comparison::Gt, Value::Integer(1)), ["b", "c"]);
@@ -210,10 +220,44 @@ fn a_damaged_file_is_set_aside_and_built_anew() {
     store.commit(RowBatch { mark: Some(Position(9)), ..RowBatch::default() }).unwrap();
     drop(store);
     let file = folder.path().join("apps/bank/models/balances").join(format!("{}.sqlite", version(1)));
-    std::fs::write(&file, vec![0x5a; 8192]).unwrap();
+    fs::write(&file, vec![0x5a; 8192]).unwrap();
     let store = open(&folder);
     assert_eq!(store.mark(), Ok(Position(0)), "it is projected again from the start");
     assert!(file.with_extension("damaged").exists());
+}
+
+#[test]
+fn a_version_that_is_there_opens_with_its_own_models() {
+    let Fixture { folder, store } = Fixture::new();
+    store.commit(RowBatch { mark: Some(Position(4)), ..RowBatch::default() }).unwrap();
+    drop(store);
+    let models = SqliteModels::new(folder.path());
+    let (store, schemas) = models.open_existing(&app(), &projection(), version(1)).unwrap().unwrap();
+    assert_eq!((store.mark(), schemas), (Ok(Position(4)), vec![schema()]));
+    assert!(models.open_existing(&app(), &projection(), version(2)).unwrap().is_none());
+    assert_eq!(models.versions(&app(), &projection()), Ok(vec![version(1)]));
+}
+
+#[test]
+fn a_released_store_opens_again_on_its_next_use() {
+    let fixture = Fixture::new();
+    fixture.commit(vec![put("a", 1)], 1);
+    fixture.store.release();
+    assert_eq!(balance(&fixture, "a"), Some(Value::Integer(1)));
+    fixture.store.release();
+    fixture.commit(vec![put("a", 2)], 2);
+    assert_eq!(balance(&fixture, "a"), Some(Value::Integer(2)));
+}
+
+#[test]
+fn a_tried_event_is_remembered_until_the_mark_passes_it() {
+    let fixture = Fixture::new();
+    let tried = Tried { position: Position(5), reason: "boom".into(), attempts: 2 };
+    fixture.park(vec![ParkChange::Tried(tried.clone())]);
+    fixture.commit(vec![], 4);
+    assert_eq!(fixture.store.tried(), Ok(Some(tried)));
+    fixture.commit(vec![], 5);
+    assert_eq!(fixture.store.tried(), Ok(None));
 }
 
 #[test]
@@ -228,7 +272,7 @@ fn the_serving_pointer_survives_and_only_retained_versions_stay() {
     models.retain(&app(), &projection(), &[version(2)]).unwrap();
     let again = SqliteModels::new(folder.path());
     assert_eq!(again.serving(&app(), &projection()), Ok(Some(version(2))));
-    let left: Vec<_> = std::fs::read_dir(folder.path().join("apps/bank/models/balances"))
+    let left: Vec<_> = fs::read_dir(folder.path().join("apps/bank/models/balances"))
         .unwrap()
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
         .filter(|name| name.starts_with(&version(1).to_string()))
@@ -247,7 +291,8 @@ fn readers_see_a_whole_batch_or_nothing_of_it_while_the_writer_commits() {
             }
         });
         for _ in 0..200 {
-            let (mark, page) = fixture.store.query_at("balances", &Query { limit: 10, ..Query::default() }).unwrap();
+            let (mark, page) =
+                fixture.store.query_at("balances", &Query { limit: 10, ..Query::default() }).unwrap();
             let balances: Vec<_> = page.rows.iter().map(|row| row[&column("balance")].clone()).collect();
             let step = Value::Integer(mark.0 as i64 - 1);
             assert_eq!(balances, [step.clone(), step]);
@@ -263,7 +308,8 @@ fn rows() -> impl Strategy<Value = Vec<Row>> {
 
 fn orders() -> impl Strategy<Value = Vec<OrderBy>> {
     let columns = proptest::sample::select(vec!["balance", "rate", "account"]);
-    let by = (columns, any::<bool>()).prop_map(|(name, descending)| OrderBy { column: column(name), descending });
+    let by =
+        (columns, any::<bool>()).prop_map(|(name, descending)| OrderBy { column: column(name), descending });
     proptest::collection::vec(by, 0..4)
 }
 
