@@ -1,0 +1,200 @@
+//! `ebb dev`: an app under one's hands. Builds, runs everything in this process, watches, and swaps what has changed;
+//! what serves goes on serving until its successor does.
+
+mod activity;
+mod watch;
+
+use crate::args::Dev;
+use crate::embedded::{Signals, ready_line, shut_down};
+use crate::failure::{Exit, Failure};
+use crate::output::{Elapsed, Output};
+use crate::project::Project;
+use ebb_app::deploy::DeployError;
+use ebb_domain::digest::Digest;
+use ebb_domain::manifest::Manifest;
+use ebb_server::{Config, Server, telemetry};
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+use tokio::task::JoinHandle;
+use watch::Watch;
+
+/// Who deploys, in the node's log.
+const ACTOR: &str = "ebb dev";
+
+/// Runs until a signal.
+pub(crate) async fn run(output: Output, args: Dev) -> Result<Exit, Failure> {
+    // A typing mistake in the path is better found now than after a node has started.
+    Project::open(&args.dir)?;
+    let config = config(&args)?;
+    telemetry::init(&config.log).map_err(|error| Failure::new(format!("logging can't be started: {error}")))?;
+    let mut signals = Signals::take()?;
+    // Watching begins before the first build, so that an edit during the build is not missed.
+    let mut watch = if args.no_watch { None } else { Some(Watch::start(&args.dir)?) };
+    let server = tokio::select! {
+        server = Server::start(config.clone()) => server.map_err(Failure::new)?,
+        () = signals.next() => return Ok(Exit::Interrupted),
+    };
+    let mut session = Session { output, dir: args.dir, build: !args.no_build, server, deployed: None, activity: None };
+    let first = tokio::select! {
+        done = session.round(true) => done,
+        () = signals.next() => return Ok(shut_down(output, session.end(), signals).await),
+    };
+    match (&first, &watch) {
+        (Err(failure), None) => {
+            output.failure(failure);
+            let exit = failure.exit;
+            shut_down(output, session.end(), signals).await;
+            return Ok(exit);
+        }
+        (Err(failure), Some(_)) => output.failure(failure),
+        (Ok(()), _) => {}
+    }
+    if let Some(watch) = &mut watch {
+        watch.after_build();
+    }
+    output.line(ready_line(&session.server, &config))?;
+    if let Ok(()) = first {
+        session.show_urls();
+    }
+    loop {
+        if let (Some(watch), Ok(project)) = (&mut watch, Project::open(&session.dir)) {
+            watch.follow(&project, session.build);
+            output.note(output.note_style().faint("watching for changes; Ctrl-C ends"));
+        }
+        tokio::select! {
+            changed = Watch::next(&mut watch) => output.note(format_args!("\n{}", describe(&changed, &session.dir))),
+            () = signals.next() => break,
+        }
+        let was_deployed = session.deployed.is_some();
+        tokio::select! {
+            done = session.round(false) => match done {
+                Ok(()) if !was_deployed => session.show_urls(),
+                Ok(()) => {}
+                Err(failure) => {
+                    output.failure(&failure);
+                    if was_deployed {
+                        output.note("the version before goes on serving");
+                    }
+                }
+            },
+            () = signals.next() => break,
+        }
+        if let Some(watch) = &mut watch {
+            watch.after_build();
+        }
+    }
+    Ok(shut_down(output, session.end(), signals).await)
+}
+
+/// Settings of the embedded node: flags, then the environment; an `ebbtide.toml` is for nodes in service.
+fn config(args: &Dev) -> Result<Config, Failure> {
+    let data = args.data.clone().unwrap_or_else(|| args.dir.join(".ebb/data"));
+    let mut flags = vec![
+        ("data", data.display().to_string()),
+        ("http.address", args.http.clone()),
+        ("control.address", args.control.clone()),
+    ];
+    if std::env::var_os("EBB_LOG").is_none() {
+        // What the app's own modules say is of interest here; what the node says only if something is wrong.
+        flags.push(("log.level", "warn,guest=debug".to_owned()));
+    }
+    let config = Config::parse(None, |name| std::env::var(name).ok(), &flags);
+    config.map_err(|problems| Failure::new("the settings are wrong").details(problems))
+}
+
+/// A node and the app on it.
+struct Session {
+    output: Output,
+    dir: PathBuf,
+    build: bool,
+    server: Server,
+    /// The app's name, and the bundle that serves.
+    deployed: Option<(String, Digest)>,
+    /// Shows what happens in the app.
+    activity: Option<JoinHandle<()>>,
+}
+
+impl Session {
+    /// Builds, checks and swaps. What serves is left alone by whatever goes wrong.
+    async fn round(&mut self, is_first: bool) -> Result<(), Failure> {
+        let started = Instant::now();
+        let project = Project::open(&self.dir)?;
+        if self.build {
+            project.build(self.output).await?;
+        }
+        let manifest = project.inspected()?;
+        let bundle = project.bundle();
+        let digest = bundle.digest();
+        if self.deployed.as_ref().is_some_and(|(_, served)| *served == digest) {
+            self.output.note("nothing has changed in what is deployed");
+            return Ok(());
+        }
+        let deployed = self.server.node().deploy(&manifest.name, bundle, None, ACTOR).await;
+        let deployment = deployed.map_err(|error| match error {
+            DeployError::Invalid(problems) => project.problems(&problems),
+            other => Failure::no(other),
+        })?;
+        let style = self.output.note_style();
+        self.output.note(format_args!(
+            "{} {} as deployment {} in {}",
+            style.good(if is_first { "serving" } else { "swapped in" }),
+            style.strong(&manifest.name),
+            deployment.number,
+            Elapsed(started.elapsed())
+        ));
+        self.follow_activity(&manifest);
+        self.deployed = Some((manifest.name.to_string(), digest));
+        Ok(())
+    }
+
+    /// Shows commits from now on; once, and again if the app has another name now.
+    fn follow_activity(&mut self, manifest: &Manifest) {
+        if self.deployed.as_ref().is_some_and(|(name, _)| *name == *manifest.name) {
+            return;
+        }
+        if let Some(app) = self.server.node().app(&manifest.name) {
+            let task = tokio::spawn(activity::show(self.output, app));
+            if let Some(before) = self.activity.replace(task) {
+                before.abort();
+            }
+        }
+    }
+
+    fn show_urls(&self) {
+        let Some((name, _)) = &self.deployed else { return };
+        let Some(app) = self.server.node().app(name) else { return };
+        let manifest = app.manifest();
+        let http = self.server.http_address();
+        let style = self.output.note_style();
+        let row = |method: &str, path: String| {
+            self.output.note(format_args!("  {}  http://{http}{path}", style.faint(format_args!("{method:4}"))));
+        };
+        for (aggregate, spec) in &manifest.aggregates {
+            for command in spec.commands.keys() {
+                row("POST", format!("/commands/{aggregate}/{{id}}/{command}"));
+            }
+        }
+        for model in manifest.models.keys() {
+            row("GET", format!("/models/{model}"));
+        }
+        row("GET", "/events".to_owned());
+        row("GET", "/openapi.json".to_owned());
+    }
+
+    fn end(self) -> Server {
+        if let Some(activity) = &self.activity {
+            activity.abort();
+        }
+        self.server
+    }
+}
+
+/// What has changed, short.
+fn describe(changed: &[PathBuf], dir: &Path) -> String {
+    let shown = |path: &PathBuf| path.strip_prefix(dir).unwrap_or(path).display().to_string();
+    match changed {
+        [] => "changed".to_owned(),
+        [one] => format!("{} changed", shown(one)),
+        [first, rest @ ..] => format!("{} and {} more changed", shown(first), rest.len()),
+    }
+}
