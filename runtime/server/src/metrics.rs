@@ -95,8 +95,6 @@ pub(crate) struct Metrics {
     requests: [[Histogram; CLASSES.len()]; RouteLabel::ALL.len()],
     /// By app, then aggregate.
     commands: RwLock<HashMap<String, HashMap<String, Arc<CommandHistograms>>>>,
-    pub(crate) connections: AtomicU64,
-    pub(crate) connections_refused: AtomicU64,
     pub(crate) live_streams: AtomicU64,
 }
 
@@ -147,14 +145,6 @@ impl Metrics {
                 }
             }
         }
-        page.family("http_server_active_connections", "gauge", "Open connections of the data plane.");
-        page.value(&[], self.connections.load(Relaxed));
-        page.family(
-            "http_server_refused_connections_total",
-            "counter",
-            "Connections answered 503 because there were too many.",
-        );
-        page.value(&[], self.connections_refused.load(Relaxed));
         page.family("ebbtide_live_streams", "gauge", "Live event streams.");
         page.value(&[], self.live_streams.load(Relaxed));
     }

@@ -199,7 +199,8 @@ impl Reader {
             },
             // Not the error's full text: it quotes the line, which may have a token.
             Err(error) => {
-                self.problem(line(error.span().map_or(0, |span| span.start)), error.message().to_owned())
+                let place = line(error.span().map_or(0, |span| span.start));
+                self.problem(place, error.message().to_owned());
             }
         }
         open

@@ -95,8 +95,8 @@ catalogue! {
         "`ebb status` lists the projections.";
     NOT_PARKED = 404 "not_parked", "This key is not parked",
         "It was retried or skipped already; list what is parked.";
-    UNKNOWN_DEPLOYMENT = 404 "unknown_deployment", "The app has no such deployment",
-        "`GET /apps/{app}/deployments` lists them.";
+    DEPLOYMENT_NOT_FOUND = 404 "deployment_not_found", "There is no such deployment",
+        "`GET /apps/{app}/deployments` lists an app's deployments.";
     METHOD_NOT_ALLOWED = 405 "method_not_allowed", "This path does not take this method",
         "The `Allow` header lists the methods it takes.";
     REQUEST_TIMEOUT = 408 "request_timeout", "The body did not arrive in time",
@@ -109,6 +109,8 @@ catalogue! {
         "`Ebb-After` takes the `Ebb-Position` of an answer from this app.";
     DEPLOYMENT_CONFLICT = 409 "deployment_conflict", "The app is at another deployment than the request expects",
         "Look at `GET /apps/{app}`, and send `If-Match` with its number.";
+    HOST_TAKEN = 409 "host_taken", "A host name belongs to another app",
+        "Take it from that app's `hosts` first, or use another name.";
     REBUILD_IN_PROGRESS = 409 "rebuild_in_progress", "The projection is being rebuilt already",
         "Wait until `GET /projections` shows that it has caught up.";
     BODY_TOO_LARGE = 413 "body_too_large", "The body is larger than the limit",
@@ -122,8 +124,12 @@ catalogue! {
         "`violations` lists where and why.";
     KEY_REUSED = 422 "key_reused", "The idempotency key was used for another request",
         "Use a new key for a new request; repeat a request with the same method, path and body.";
-    INVALID_APP = 422 "invalid_app", "The app can't be deployed",
+    MANIFEST_INVALID = 422 "manifest_invalid", "The manifest, or a file it names, is wrong",
         "`problems` lists everything that is wrong, with lines.";
+    MANIFEST_MISSING = 422 "manifest_missing", "The bundle has no readable manifest",
+        "Put `ebb.toml`, as UTF-8, at the top of the bundle.";
+    APP_NAME_MISMATCH = 422 "app_name_mismatch", "The manifest is of another app than the request",
+        "Send it to `/apps/{app}` with the manifest's `app.name`.";
     THROTTLED = 429 "throttled", "Too many commands wait for this stream",
         "Try again after `Retry-After` seconds, and send fewer at once to one stream.";
     MODULE_TRAPPED = 500 "module_trapped", "The module trapped",
@@ -144,6 +150,8 @@ catalogue! {
         "Try again after `Retry-After` seconds.";
     UNAVAILABLE = 503 "unavailable", "The app takes no commands now",
         "Nothing was done. The operator finds the cause, a full disk say, in the node's log.";
+    STORAGE_UNAVAILABLE = 503 "storage_unavailable", "The deployment could not be stored",
+        "The old one serves as before. The operator finds the cause in the node's log.";
     OUTCOME_UNKNOWN = 503 "outcome_unknown", "The command may or may not have been recorded",
         "Send it again with the same idempotency key, or look at `/command-log/{command_id}`.";
     SHUTTING_DOWN = 503 "shutting_down", "The node is shutting down",
@@ -276,16 +284,36 @@ impl Problem {
 
     /// The answer. An error with a cause is logged here, under the request id that the caller is told.
     #[must_use]
-    pub fn into_reply(self) -> Reply {
-        let Inner { kind, code, detail, hint, members, retry_after, allow, headers, cause } = *self.0;
-        let status = kind.status();
+    pub fn into_reply(mut self) -> Reply {
+        let document = self.document();
+        let Inner { kind, retry_after, allow, headers, .. } = *self.0;
+        let mut body = serde_json::to_vec(&document).expect("JSON values can be written");
+        body.push(b'\n');
+        let mut reply = full(kind.status(), body);
+        let map = reply.headers_mut();
+        map.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        map.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        if let Some(delay) = retry_after {
+            map.insert(RETRY_AFTER, HeaderValue::from(whole_seconds(delay)));
+        }
+        if let Some(methods) = allow {
+            map.insert(ALLOW, HeaderValue::from_static(methods));
+        }
+        map.extend(headers);
+        reply
+    }
+
+    /// What the caller is told, for an answer that is under way already; logs as [`Problem::into_reply`] does.
+    pub(crate) fn document(&mut self) -> Map<String, Value> {
+        let Inner { kind, code, detail, hint, members, cause, .. } = &mut *self.0;
+        let (status, members) = (kind.status(), std::mem::take(members));
         let mut document = Map::new();
         document.insert("type".into(), kind.uri().into());
         document.insert("title".into(), kind.title.into());
         document.insert("status".into(), kind.status.into());
         document.insert("detail".into(), detail.as_str().into());
         document.insert("code".into(), code.as_deref().unwrap_or(kind.code).into());
-        if let Some(hint) = hint {
+        if let Some(hint) = hint.take() {
             document.insert("hint".into(), hint.into());
         } else if code.is_none() {
             document.insert("hint".into(), kind.remedy.into());
@@ -302,20 +330,7 @@ impl Problem {
             document.insert("request_id".into(), request_id.into());
         }
         document.extend(members);
-        let mut body = serde_json::to_vec(&document).expect("JSON values can be written");
-        body.push(b'\n');
-        let mut reply = full(status, body);
-        let map = reply.headers_mut();
-        map.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
-        map.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-        if let Some(delay) = retry_after {
-            map.insert(RETRY_AFTER, HeaderValue::from(whole_seconds(delay)));
-        }
-        if let Some(methods) = allow {
-            map.insert(ALLOW, HeaderValue::from_static(methods));
-        }
-        map.extend(headers);
-        reply
+        document
     }
 }
 

@@ -2,7 +2,7 @@
 
 use bytes::{BufMut, Bytes, BytesMut};
 use futures_util::Stream;
-use http::header::{CONTENT_TYPE, HeaderName};
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderName};
 use http::{HeaderValue, Response, StatusCode};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt as _, Either, Full, StreamBody};
@@ -63,6 +63,15 @@ pub(crate) fn stream(
     reply
 }
 
+/// The answer to HEAD: everything that GET would say, without the body.
+pub(crate) fn without_body(reply: Reply) -> Reply {
+    let (mut parts, body) = reply.into_parts();
+    if let Some(length) = hyper::body::Body::size_hint(&body).exact() {
+        parts.headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
+    }
+    Reply::from_parts(parts, Either::Left(Full::new(Bytes::new())))
+}
+
 /// A number as a header's value, without a `String` in between.
 pub(crate) fn number(number: u64) -> HeaderValue {
     HeaderValue::from(number)
@@ -99,7 +108,7 @@ impl JsonWriter {
     pub(crate) fn integer(&mut self, integer: Option<u64>) -> &mut Self {
         match integer {
             Some(integer) => {
-                serde_json::to_writer((&mut self.0).writer(), &integer).expect("memory takes it")
+                serde_json::to_writer((&mut self.0).writer(), &integer).expect("memory takes it");
             }
             None => self.0.put_slice(b"null"),
         }

@@ -28,13 +28,16 @@ impl<'a> Iterator for Segments<'a> {
     }
 }
 
+/// A parameter of a query: its name and its value, decoded.
+pub(crate) type Parameter<'a> = (Cow<'a, str>, Cow<'a, str>);
+
 /// A path segment, decoded.
 pub(crate) fn segment(raw: &str) -> Result<Cow<'_, str>, Problem> {
     decode(raw, false).map_err(|why| BAD_PATH.detail(format!("path segment `{}` {why}", shorten(raw))))
 }
 
 /// The parameters of a query, decoded, in their order. `+` is a space, as forms and `URLSearchParams` write it.
-pub(crate) fn parameters(query: Option<&str>) -> Result<Vec<(Cow<'_, str>, Cow<'_, str>)>, Problem> {
+pub(crate) fn parameters(query: Option<&str>) -> Result<Vec<Parameter<'_>>, Problem> {
     let pairs = query.unwrap_or_default().split('&').filter(|pair| !pair.is_empty());
     pairs
         .map(|pair| {

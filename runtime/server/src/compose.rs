@@ -1,0 +1,170 @@
+//! The composition root: puts storage, engine, node and edges together, and takes them apart again in order.
+
+use crate::config::Config;
+use crate::control::{ControlPlane, FunctionStatus};
+use crate::data::DataPlane;
+use crate::metrics::Metrics;
+use crate::serve::{Port, PortCounts, PortLimits};
+use ebb_app::node::{Node, NodeDeps, NodeError};
+use ebb_domain::port::Clock;
+use ebb_domain::port::storage::StorageError;
+use ebb_domain::time::Timestamp;
+use ebb_engine::{EngineOptions, WasmEngine};
+use ebb_store::models::SqliteModels;
+use ebb_store::storage::{DiskStorage, StorageOptions};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use thiserror::Error;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+
+/// Connections of the control port: operators, probes and scrapers.
+const CONTROL_CONNECTIONS: usize = 256;
+
+/// Why a node did not start.
+#[derive(Debug, Error)]
+pub enum StartError {
+    /// An address can't be listened on.
+    #[error("`{setting}` {address} can't be listened on: {error}; take another address, or stop who has it")]
+    Bind {
+        /// `http.address` or `control.address`.
+        setting: &'static str,
+        /// The address.
+        address: SocketAddr,
+        /// What the system says.
+        error: std::io::Error,
+    },
+    /// The data folder, the logs, the read models.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+    /// The engine.
+    #[error("the engine could not be started: {0}")]
+    Engine(String),
+    /// The node's own log.
+    #[error(transparent)]
+    Node(#[from] NodeError),
+}
+
+/// A running node with its two ports.
+pub struct Server {
+    node: Arc<Node>,
+    storage: Arc<DiskStorage>,
+    data: Port,
+    control: Port,
+    stop: watch::Sender<bool>,
+    keys: JoinHandle<()>,
+    drain: Duration,
+}
+
+impl Server {
+    /// Starts a node. When this returns, every deployed app is open and both ports answer.
+    ///
+    /// # Errors
+    /// An address is taken, the data folder is in use or damaged, or the engine does not run here.
+    pub async fn start(config: Config) -> Result<Self, StartError> {
+        // Bound first, so that a taken port is known at once, and callers that come early wait in the backlog instead
+        // of being refused.
+        let data_listener = bind("http.address", config.http).await?;
+        let control_listener = bind("control.address", config.control.address).await?;
+
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let options =
+            StorageOptions { index_cache_bytes: config.index_cache, ..StorageOptions::new(clock.clone()) };
+        let folder = config.data.clone();
+        let storage = blocking(move || DiskStorage::open(&folder, options)).await??;
+        let models = SqliteModels::open(&config.data.join("models"))
+            .map_err(|error| StorageError(error.to_string()))?;
+        let engine = WasmEngine::new(EngineOptions::new(config.data.join("artefacts"), *storage.secret()))
+            .map_err(|error| StartError::Engine(error.to_string()))?;
+        let engine = Arc::new(engine);
+        let deps =
+            NodeDeps { storage: storage.clone(), models: Arc::new(models), engine: engine.clone(), clock };
+        let node = Node::open(deps).await?;
+
+        let (stop, stopping) = watch::channel(false);
+        let metrics = Arc::new(Metrics::default());
+        let counts = Arc::new(PortCounts::default());
+        let header_timeout = config.limits.header_timeout;
+        let connections = config.limits.connections;
+        let data = DataPlane::new(
+            node.clone(),
+            config.auth.clone(),
+            config.limits,
+            storage.secret(),
+            metrics.clone(),
+            stopping.clone(),
+        );
+        let functions: FunctionStatus =
+            Arc::new(move || serde_json::to_value(engine.status()).unwrap_or_default());
+        let control =
+            ControlPlane::new(node.clone(), &config.control, metrics, counts.clone(), functions, stopping);
+        let serving = |setting, address| move |error| StartError::Bind { setting, address, error };
+        let data =
+            Port::serve(data_listener, Arc::new(data), PortLimits { connections, header_timeout }, counts)
+                .map_err(serving("http.address", config.http))?;
+        let control_limits = PortLimits { connections: CONTROL_CONNECTIONS, header_timeout };
+        let control = Port::serve(control_listener, Arc::new(control), control_limits, Arc::default())
+            .map_err(serving("control.address", config.control.address))?;
+        let auth = config.auth;
+        let keys = tokio::spawn(async move { auth.keep_fresh().await });
+        tracing::info!(http = %data.address, control = %control.address, data = %config.data.display(), "node started");
+        Ok(Self { node, storage, data, control, stop, keys, drain: config.drain })
+    }
+
+    /// Where the data plane listens.
+    #[must_use]
+    pub fn http_address(&self) -> SocketAddr {
+        self.data.address
+    }
+
+    /// Where the control plane listens.
+    #[must_use]
+    pub fn control_address(&self) -> SocketAddr {
+        self.control.address
+    }
+
+    /// The node, for whoever embeds it.
+    #[must_use]
+    pub fn node(&self) -> &Arc<Node> {
+        &self.node
+    }
+
+    /// Stops in order: `/readyz` fails and live streams end, requests in flight finish within `drain`, commands and
+    /// projections come to their end, the control port closes, the logs are closed.
+    pub async fn shutdown(self) {
+        let started = Instant::now();
+        self.stop.send_replace(true);
+        self.keys.abort();
+        self.data.drain(started + self.drain).await;
+        self.node.shutdown().await;
+        // Until here it has said 503 to probes, and had metrics.
+        self.control.drain(Instant::now() + Duration::from_secs(1)).await;
+        let storage = self.storage;
+        if let Err(error) = tokio::task::spawn_blocking(move || storage.close()).await {
+            tracing::error!(%error, "the logs were not closed");
+        }
+        tracing::info!(millis = started.elapsed().as_millis() as u64, "node stopped");
+    }
+}
+
+async fn bind(setting: &'static str, address: SocketAddr) -> Result<TcpListener, StartError> {
+    TcpListener::bind(address).await.map_err(|error| StartError::Bind { setting, address, error })
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, StorageError> {
+    tokio::task::spawn_blocking(work).await.map_err(|error| StorageError(error.to_string()))
+}
+
+/// The system's clock.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SystemClock;
+
+impl Clock for SystemClock {
+    fn now(&self) -> Timestamp {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Timestamp(since.as_micros() as u64)
+    }
+}

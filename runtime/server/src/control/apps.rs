@@ -1,0 +1,230 @@
+//! Deploying apps, looking at what is deployed, going back.
+
+use super::{ControlPlane, bundle, require_json};
+use crate::http::body;
+use crate::http::problem::{
+    APP_NAME_MISMATCH, BAD_HEADER, BAD_QUERY, DEPLOYMENT_CONFLICT, DEPLOYMENT_NOT_FOUND, HOST_TAKEN,
+    INTERNAL, MANIFEST_INVALID, MANIFEST_MISSING, NOT_JSON, Problem, STORAGE_UNAVAILABLE, UNKNOWN_APP,
+    UNSUPPORTED_MEDIA_TYPE,
+};
+use crate::http::reply::{Reply, empty, json};
+use crate::http::target::{parameters, shorten};
+use bytes::Bytes;
+use ebb_app::app::App;
+use ebb_app::bundle::Bundle;
+use ebb_app::deploy::{DeployError, Deployment};
+use ebb_domain::name::AppName;
+use ebb_domain::text::Text;
+use http::header::{CONTENT_TYPE, ETAG, IF_MATCH, IF_NONE_MATCH};
+use http::request::Parts;
+use http::{HeaderMap, HeaderValue, StatusCode};
+use hyper::body::Incoming;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// A bundle is tens of megabytes, perhaps over a slow line.
+const UPLOAD: Duration = Duration::from_secs(300);
+/// Bodies of everything else.
+const SMALL: usize = 64 << 10;
+
+impl ControlPlane {
+    pub(super) fn apps(&self) -> Reply {
+        let mut apps = self.node.apps();
+        apps.sort_by(|a, b| a.name().cmp(b.name()));
+        let apps: Vec<Value> = apps.iter().map(|app| summary(app)).collect();
+        json(StatusCode::OK, &json!({ "apps": apps }))
+    }
+
+    pub(super) fn app_summary(&self, app: &str) -> Result<Reply, Problem> {
+        let app = self.find(app)?;
+        let mut reply = json(StatusCode::OK, &summary(&app));
+        reply.headers_mut().insert(ETAG, etag(app.deployment().number));
+        Ok(reply)
+    }
+
+    /// `PUT /apps/{app}`.
+    pub(super) async fn deploy(
+        &self,
+        app: &str,
+        parts: &Parts,
+        body: Incoming,
+        actor: Text,
+    ) -> Result<Reply, Problem> {
+        let app = app_name(app)?;
+        let guard = guard(&parts.headers)?;
+        let bundle = self.read_bundle(&parts.headers, body).await?;
+        let node = self.node.clone();
+        let deployment = to_the_end(async move { node.deploy(&app, bundle, guard, &actor).await }).await?;
+        Ok(deployed(&deployment.map_err(deploy_problem)?))
+    }
+
+    /// `POST /apps/{app}/check`: what a deploy would say.
+    pub(super) async fn check(&self, app: &str, parts: &Parts, body: Incoming) -> Result<Reply, Problem> {
+        let app = app_name(app)?;
+        let bundle = self.read_bundle(&parts.headers, body).await?;
+        let manifest = self.node.check(&bundle).await.map_err(deploy_problem)?;
+        if manifest.name != app {
+            let detail = format!("the manifest's app is `{}`, and the path's is `{app}`", manifest.name);
+            return Err(APP_NAME_MISMATCH.detail(detail));
+        }
+        Ok(json(StatusCode::OK, &json!({ "app": manifest.name, "valid": true })))
+    }
+
+    pub(super) async fn deployments(&self, app: &str) -> Result<Reply, Problem> {
+        let app = app_name(app)?;
+        let deployments = self.node.deployments(&app).await;
+        let deployments =
+            deployments.map_err(|error| INTERNAL.detail("deployments could not be read").cause(error))?;
+        if deployments.is_empty() {
+            return Err(unknown_app(&app));
+        }
+        Ok(json(StatusCode::OK, &json!({ "deployments": deployments })))
+    }
+
+    /// `POST /apps/{app}/rollback`, `{"to": 3}`.
+    pub(super) async fn rollback(
+        &self,
+        app: &str,
+        parts: &Parts,
+        body: Incoming,
+        actor: Text,
+    ) -> Result<Reply, Problem> {
+        #[derive(Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Rollback {
+            to: u64,
+        }
+        let app = app_name(app)?;
+        let guard = guard(&parts.headers)?;
+        let Rollback { to } = read_json(parts, body, "{\"to\": DEPLOYMENT}").await?;
+        let node = self.node.clone();
+        let deployment = to_the_end(async move { node.rollback(&app, to, guard, &actor).await }).await?;
+        Ok(deployed(&deployment.map_err(deploy_problem)?))
+    }
+
+    /// `DELETE /apps/{app}[?purge=true]`.
+    pub(super) async fn remove(&self, app: &str, parts: &Parts, actor: Text) -> Result<Reply, Problem> {
+        let app = app_name(app)?;
+        let mut purge = false;
+        for (name, value) in parameters(parts.uri.query())? {
+            match (&*name, &*value) {
+                ("purge", "true") => purge = true,
+                ("purge", "false") => purge = false,
+                _ => return Err(BAD_QUERY.detail("this path takes `purge=true` or `purge=false` only")),
+            }
+        }
+        let guard = guard(&parts.headers)?;
+        let node = self.node.clone();
+        to_the_end(async move { node.remove(&app, purge, guard, &actor).await })
+            .await?
+            .map_err(deploy_problem)?;
+        Ok(empty(StatusCode::NO_CONTENT))
+    }
+
+    pub(super) fn find(&self, app: &str) -> Result<Arc<App>, Problem> {
+        self.node.app(app).ok_or_else(|| unknown_app(app))
+    }
+
+    pub(super) async fn read_bundle(&self, headers: &HeaderMap, body: Incoming) -> Result<Bundle, Problem> {
+        let media_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+        if !media_type.eq_ignore_ascii_case("application/x-tar") {
+            let detail = format!("the body is `{}`; a bundle is `application/x-tar`", shorten(media_type));
+            return Err(UNSUPPORTED_MEDIA_TYPE.detail(detail));
+        }
+        let tar = body::read(body, Bundle::MAX_BYTES as usize, UPLOAD).await?;
+        bundle::read(&tar)
+    }
+}
+
+fn summary(app: &App) -> Value {
+    let (manifest, deployment) = (app.manifest(), app.deployment());
+    json!({
+        "app": app.name(),
+        "hosts": manifest.hosts,
+        "deployment": &*deployment,
+        "position": app.log().durable().borrow().position,
+        "aggregates": manifest.aggregates.keys().collect::<Vec<_>>(),
+        "models": manifest.models.keys().collect::<Vec<_>>(),
+        "projections": manifest.projections.keys().collect::<Vec<_>>(),
+    })
+}
+
+fn deployed(deployment: &Deployment) -> Reply {
+    let mut reply = json(StatusCode::OK, deployment);
+    reply.headers_mut().insert(ETAG, etag(deployment.number));
+    reply
+}
+
+fn etag(number: u64) -> HeaderValue {
+    HeaderValue::try_from(format!("\"{number}\"")).expect("digits in quotes are a header value")
+}
+
+/// Runs to its end even if the caller goes away: what is half done is of use to nobody.
+async fn to_the_end<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) -> Result<T, Problem> {
+    tokio::spawn(work).await.map_err(|error| INTERNAL.detail("the deployment failed").cause(error))
+}
+
+/// `If-Match: 3`: only if that deployment is served; `If-None-Match: *`: only if none is.
+fn guard(headers: &HeaderMap) -> Result<Option<u64>, Problem> {
+    let text = |name| headers.get(name).map(|value: &HeaderValue| value.to_str().unwrap_or_default());
+    match (text(IF_MATCH), text(IF_NONE_MATCH)) {
+        (None, None) => Ok(None),
+        (None, Some("*")) => Ok(Some(0)),
+        (Some(value), None) => {
+            let number = value.strip_prefix('"').and_then(|value| value.strip_suffix('"')).unwrap_or(value);
+            number.parse().map(Some).map_err(|_| {
+                let detail =
+                    format!("`If-Match` is `{}`; it takes the number of a deployment", shorten(value));
+                BAD_HEADER.detail(detail)
+            })
+        }
+        _ => Err(BAD_HEADER.detail("take either `If-Match: DEPLOYMENT` or `If-None-Match: *`")),
+    }
+}
+
+pub(super) fn app_name(text: &str) -> Result<AppName, Problem> {
+    // No app has a name that is not one.
+    AppName::new(text).map_err(|error| UNKNOWN_APP.detail(error.to_string()))
+}
+
+pub(super) fn unknown_app(app: &str) -> Problem {
+    UNKNOWN_APP.detail(format!("no app `{}` is deployed", shorten(app)))
+}
+
+pub(super) async fn read_json<T: serde::de::DeserializeOwned>(
+    parts: &Parts,
+    body: Incoming,
+    shape: &str,
+) -> Result<T, Problem> {
+    require_json(&parts.headers)?;
+    let bytes: Bytes = body::read(body, SMALL, Duration::from_secs(30)).await?;
+    serde_json::from_slice(&bytes)
+        .map_err(|error| NOT_JSON.detail(format!("the body must be `{shape}`: {error}")))
+}
+
+pub(super) fn deploy_problem(error: DeployError) -> Problem {
+    let detail = error.to_string();
+    match error {
+        DeployError::NoManifest => MANIFEST_MISSING.detail(detail),
+        DeployError::Invalid(problems) => {
+            let listed = serde_json::to_value(&problems).unwrap_or_default();
+            let count = problems.as_slice().len();
+            let detail = format!(
+                "there {} wrong",
+                if count == 1 { "is 1 thing".into() } else { format!("are {count} things") }
+            );
+            MANIFEST_INVALID.detail(detail).with("problems", listed)
+        }
+        DeployError::NameMismatch { .. } => APP_NAME_MISMATCH.detail(detail),
+        DeployError::HostTaken { .. } => HOST_TAKEN.detail(detail),
+        DeployError::Conflict { actual } => DEPLOYMENT_CONFLICT.detail(detail).with("actual", actual),
+        DeployError::NotFound(_) => DEPLOYMENT_NOT_FOUND.detail(detail),
+        DeployError::Unavailable(cause) => {
+            let problem = STORAGE_UNAVAILABLE.detail("the disk or the log would not take the deployment");
+            problem.cause(cause).retry_after(Duration::from_secs(1))
+        }
+    }
+}

@@ -1,0 +1,102 @@
+//! `POST /apps/{app}/replay`: decides recorded commands again, and answers while it does: one JSON object a line,
+//! `{"progress": …}` now and again, and at the end `{"report": …}` or `{"problem": …}`.
+
+use super::ControlPlane;
+use super::apps::deploy_problem;
+use crate::http::problem::{BAD_QUERY, INTERNAL, Problem, UNKNOWN_AGGREGATE};
+use crate::http::reply::{Reply, stream};
+use crate::http::target::{parameters, shorten};
+use bytes::Bytes;
+use ebb_app::replay::{Isolation, ReplayError, ReplayOptions, ReplayProgress};
+use ebb_domain::name::AggregateName;
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
+use http::request::Parts;
+use hyper::body::{Body as _, Incoming};
+use serde_json::json;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+
+/// Differences that a report lists at most.
+const MAX_DIFFERENCES: usize = 10_000;
+/// Lines that may wait for a slow reader. Progress that finds no room is left out: the next line tells more.
+const LINES: usize = 16;
+
+/// Stops when its reader hangs up.
+struct Run(JoinHandle<()>);
+
+impl Drop for Run {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+impl ControlPlane {
+    pub(super) async fn replay(&self, app: &str, parts: &Parts, body: Incoming) -> Result<Reply, Problem> {
+        let app = self.find(app)?;
+        let options = options(parts)?;
+        let has_candidate = parts.headers.contains_key(CONTENT_TYPE)
+            || parts.headers.get(CONTENT_LENGTH).is_some_and(|length| length != "0")
+            || !body.is_end_stream();
+        let candidate =
+            if has_candidate { Some(self.read_bundle(&parts.headers, body).await?) } else { None };
+        let (sender, receiver) = mpsc::channel::<Bytes>(LINES);
+        let run = Run(tokio::spawn(async move {
+            let progress = |progress: ReplayProgress| {
+                let line = json!({ "progress": progress });
+                let _ = sender.try_send(Bytes::from(format!("{line}\n")));
+            };
+            let last = match app.replay(candidate, options, progress).await {
+                Ok(report) => json!({ "report": report }),
+                Err(error) => json!({ "problem": problem(error).document() }),
+            };
+            let _ = sender.send(Bytes::from(format!("{last}\n"))).await;
+        }));
+        let lines = futures_util::stream::unfold((receiver, run), |(mut receiver, run)| async {
+            receiver.recv().await.map(|line| (line, (receiver, run)))
+        });
+        Ok(stream("application/x-ndjson", lines))
+    }
+}
+
+fn options(parts: &Parts) -> Result<ReplayOptions, Problem> {
+    let mut options = ReplayOptions::default();
+    for (name, value) in parameters(parts.uri.query())? {
+        let wrong =
+            |takes: &str| BAD_QUERY.detail(format!("`{name}` is `{}`; it takes {takes}", shorten(&value)));
+        match &*name {
+            "aggregate" => {
+                options.aggregate =
+                    Some(AggregateName::new(&*value).map_err(|_| wrong("an aggregate's name"))?);
+            }
+            "isolation" => {
+                options.isolation = match &*value {
+                    "shared" => Isolation::Shared,
+                    "fresh" => Isolation::Fresh,
+                    _ => return Err(wrong("`shared` or `fresh`")),
+                }
+            }
+            "differences" => {
+                let count = value.parse().ok().filter(|count| *count <= MAX_DIFFERENCES);
+                options.max_differences = count.ok_or_else(|| wrong("a number up to 10000"))?;
+            }
+            _ => {
+                let detail = format!(
+                    "there is no parameter `{}` here; there are aggregate, isolation and differences",
+                    shorten(&name)
+                );
+                return Err(BAD_QUERY.detail(detail));
+            }
+        }
+    }
+    Ok(options)
+}
+
+fn problem(error: ReplayError) -> Problem {
+    let detail = error.to_string();
+    match error {
+        ReplayError::Candidate(error) => deploy_problem(error),
+        ReplayError::UnknownAggregate { .. } => UNKNOWN_AGGREGATE.detail(detail),
+        ReplayError::Log(cause) => INTERNAL.detail("the log could not be read").cause(cause),
+        ReplayError::Module(cause) => INTERNAL.detail("a module could not be run").cause(cause),
+    }
+}

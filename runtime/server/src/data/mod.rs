@@ -1,0 +1,257 @@
+//! The data plane: commands, events, read models, for the app that a request selects.
+//!
+//! Dispatch is by hand on the raw path: a router that decodes path parameters by itself would make `%2F` in a key a
+//! separator or decode it twice, and the six shapes of path need no tree.
+
+mod commands;
+mod cursor;
+mod events;
+mod freshness;
+mod live;
+mod models;
+mod query;
+
+use crate::auth::Authenticator;
+use crate::config::EdgeLimits;
+use crate::http::cors::{self, Origin};
+use crate::http::problem::{
+    APP_REQUIRED, METHOD_NOT_ALLOWED, NOT_FOUND, ORIGIN_NOT_ALLOWED, Problem, UNKNOWN_APP,
+};
+use crate::http::reply::{Reply, json, without_body};
+use crate::http::target::{Segments, segment, shorten};
+use crate::metrics::{Metrics, RouteLabel};
+use crate::serve::Plane;
+use cursor::Sealer;
+use ebb_app::app::App;
+use ebb_app::node::Node;
+use ebb_domain::manifest::Manifest;
+use ebb_domain::text::Text;
+use http::request::Parts;
+use http::{Method, Request, StatusCode};
+use hyper::body::Incoming;
+use std::sync::Arc;
+use std::time::Instant;
+use tokio::sync::{Semaphore, watch};
+
+/// Everything that the data plane answers from.
+pub(crate) struct DataPlane {
+    node: Arc<Node>,
+    auth: Arc<Authenticator>,
+    limits: EdgeLimits,
+    sealer: Sealer,
+    metrics: Arc<Metrics>,
+    live: Arc<Semaphore>,
+    stopping: watch::Receiver<bool>,
+}
+
+/// A request for one app, authenticated.
+struct Call<'a> {
+    app: &'a Arc<App>,
+    manifest: &'a Arc<Manifest>,
+    actor: Text,
+    parts: &'a Parts,
+    started: Instant,
+}
+
+/// What a path means, with its raw segments.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Route<'a> {
+    Command { aggregate: &'a str, key: &'a str, command: &'a str },
+    CommandLog { id: &'a str },
+    Stream { stream: &'a str },
+    Events,
+    Rows { model: &'a str },
+    Row { model: &'a str, key: &'a str },
+    OpenApi,
+}
+
+impl<'a> Route<'a> {
+    fn of(path: &'a str) -> Option<Self> {
+        let mut segments = Segments::of(path);
+        let first = segments.next()?;
+        let rest = [segments.next(), segments.next(), segments.next(), segments.next()];
+        Some(match (first, rest) {
+            ("commands", [Some(aggregate), Some(key), Some(command), None]) => {
+                Self::Command { aggregate, key, command }
+            }
+            ("command-log", [Some(id), None, ..]) => Self::CommandLog { id },
+            ("streams", [Some(stream), None, ..]) => Self::Stream { stream },
+            ("events", [None, ..]) => Self::Events,
+            ("models", [Some(model), None, ..]) => Self::Rows { model },
+            ("models", [Some(model), Some(key), None, _]) => Self::Row { model, key },
+            ("openapi.json", [None, ..]) => Self::OpenApi,
+            _ => return None,
+        })
+    }
+
+    fn methods(self) -> &'static str {
+        match self {
+            Self::Command { .. } => "POST, OPTIONS",
+            _ => "GET, HEAD, OPTIONS",
+        }
+    }
+
+    fn takes(self, method: &Method) -> bool {
+        match self {
+            Self::Command { .. } => *method == Method::POST,
+            _ => *method == Method::GET || *method == Method::HEAD,
+        }
+    }
+
+    fn label(self) -> RouteLabel {
+        match self {
+            Self::Command { .. } => RouteLabel::Commands,
+            Self::CommandLog { .. } => RouteLabel::CommandLog,
+            Self::Stream { .. } => RouteLabel::Streams,
+            Self::Events => RouteLabel::Events,
+            Self::Rows { .. } | Self::Row { .. } => RouteLabel::Models,
+            Self::OpenApi => RouteLabel::OpenApi,
+        }
+    }
+}
+
+impl DataPlane {
+    pub(crate) fn new(
+        node: Arc<Node>,
+        auth: Arc<Authenticator>,
+        limits: EdgeLimits,
+        secret: &[u8],
+        metrics: Arc<Metrics>,
+        stopping: watch::Receiver<bool>,
+    ) -> Self {
+        let live = Arc::new(Semaphore::new(limits.live));
+        Self { node, auth, limits, sealer: Sealer::new(secret), metrics, live, stopping }
+    }
+
+    /// The app that a request is for, and what is left of its path.
+    fn select<'p>(&self, parts: &'p Parts) -> Result<(Arc<App>, &'p str), Problem> {
+        let path = parts.uri.path();
+        if let Some(behind) = path.strip_prefix("/apps/") {
+            let at = behind.find('/').unwrap_or(behind.len());
+            let (name, rest) = behind.split_at(at);
+            let name = segment(name)?;
+            let app = self.node.app(&name);
+            let app =
+                app.ok_or_else(|| UNKNOWN_APP.detail(format!("no app `{}` is deployed", shorten(&name))))?;
+            return Ok((app, rest));
+        }
+        let host = cors::authority(&parts.headers, &parts.uri).map(cors::host_of);
+        let app = host.and_then(|host| self.node.app_for_host(host)).or_else(|| self.node.only_app());
+        let app = app.ok_or_else(|| {
+            APP_REQUIRED.detail("no app has this host name, and not exactly one app is deployed")
+        })?;
+        Ok((app, path))
+    }
+
+    async fn route(
+        &self,
+        app: &Arc<App>,
+        route: Route<'_>,
+        parts: &Parts,
+        body: Incoming,
+        origin: &Origin,
+        started: Instant,
+    ) -> Result<Reply, Problem> {
+        if !route.takes(&parts.method) {
+            let detail = format!("{} is not for this path", parts.method);
+            return Err(METHOD_NOT_ALLOWED.detail(detail).allow(route.methods()));
+        }
+        let actor = self.auth.authenticate(&parts.headers)?;
+        let manifest = &app.manifest();
+        let call = Call { app, manifest, actor, parts, started };
+        match route {
+            Route::Command { aggregate, key, command } => {
+                // A page of a foreign origin can send a POST without asking first: CORS only keeps it from reading
+                // the answer.
+                if *origin == Origin::Foreign {
+                    return Err(ORIGIN_NOT_ALLOWED.detail("commands are not taken from pages of this origin"));
+                }
+                self.command(&call, aggregate, key, command, body).await
+            }
+            Route::CommandLog { id } => self.command_log(&call, id).await,
+            Route::Stream { stream } => self.stream(&call, stream).await,
+            Route::Events => self.events(&call).await,
+            Route::Rows { model } => self.rows(&call, model).await,
+            Route::Row { model, key } => self.row(&call, model, key).await,
+            Route::OpenApi => Ok(json(StatusCode::OK, &*app.openapi())),
+        }
+    }
+
+    async fn answer_inner(&self, request: Request<Incoming>) -> (Reply, RouteLabel) {
+        let started = Instant::now();
+        let (parts, body) = request.into_parts();
+        let (app, path) = match self.select(&parts) {
+            Ok(selected) => selected,
+            Err(problem) => return (problem.into_reply(), RouteLabel::Other),
+        };
+        let manifest = app.manifest();
+        let cors = manifest.cors.as_ref();
+        let origin = Origin::of(&parts.headers, &parts.uri, cors);
+        let route = Route::of(path);
+        let label = route.map_or(RouteLabel::Other, Route::label);
+        let mut reply = match route {
+            None => nothing_there(path).into_reply(),
+            Some(route) if parts.method == Method::OPTIONS => cors::preflight(&origin, cors, route.methods()),
+            Some(route) => self
+                .route(&app, route, &parts, body, &origin, started)
+                .await
+                .unwrap_or_else(Problem::into_reply),
+        };
+        cors::decorate(reply.headers_mut(), &origin, cors);
+        if parts.method == Method::HEAD {
+            reply = without_body(reply);
+        }
+        tracing::debug!(
+            app = &**app.name(),
+            method = %parts.method,
+            path,
+            status = reply.status().as_u16(),
+            micros = started.elapsed().as_micros() as u64,
+            "request"
+        );
+        self.metrics.request(label, reply.status(), started.elapsed());
+        (reply, label)
+    }
+}
+
+impl Plane for DataPlane {
+    async fn answer(&self, request: Request<Incoming>) -> Reply {
+        self.answer_inner(request).await.0
+    }
+}
+
+fn nothing_there(path: &str) -> Problem {
+    NOT_FOUND.detail(format!("there is nothing at `{}`", shorten(path)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_mean_what_the_contract_says() {
+        let command = Route::Command { aggregate: "account", key: "a%2Fb", command: "open" };
+        assert_eq!(Route::of("/commands/account/a%2Fb/open"), Some(command));
+        assert_eq!(Route::of("/command-log/7"), Some(Route::CommandLog { id: "7" }));
+        assert_eq!(Route::of("/streams/account-1"), Some(Route::Stream { stream: "account-1" }));
+        assert_eq!(Route::of("/events"), Some(Route::Events));
+        assert_eq!(Route::of("/models/balances"), Some(Route::Rows { model: "balances" }));
+        assert_eq!(Route::of("/models/balances/1"), Some(Route::Row { model: "balances", key: "1" }));
+        assert_eq!(Route::of("/openapi.json"), Some(Route::OpenApi));
+    }
+
+    #[test]
+    fn a_slash_in_a_key_that_is_not_encoded_is_another_path() {
+        for path in [
+            "",
+            "/",
+            "/commands/account/a/b/open",
+            "/models/balances/a/b",
+            "/events/",
+            "/commands",
+            "/graphql",
+        ] {
+            assert_eq!(Route::of(path), None, "{path}");
+        }
+    }
+}
