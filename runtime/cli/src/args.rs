@@ -60,7 +60,8 @@ pub(crate) enum Command {
     /// Make an earlier deployment the current one again
     Rollback(Rollback),
     /// Send one command
-    Command(SendCommand),
+    #[command(name = "command")]
+    Send(SendCommand),
     /// Send many commands: one JSON object a line
     Import(Import),
     /// Write an app's events as CloudEvents, one a line
@@ -555,7 +556,8 @@ mod tests {
 
     #[test]
     fn output_options_are_accepted_behind_the_command() {
-        let arguments = Arguments::try_parse_from(["ebb", "query", "balances", "--json", "--order=-balance"]).unwrap();
+        let arguments =
+            Arguments::try_parse_from(["ebb", "query", "balances", "--json", "--order=-balance"]).unwrap();
         assert!(arguments.output.json);
         let Command::Query(query) = arguments.command else { panic!("not a query") };
         assert_eq!(query.order, ["-balance"]);

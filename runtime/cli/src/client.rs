@@ -55,6 +55,7 @@ impl Path {
     }
 
     /// One query parameter more.
+    #[expect(clippy::needless_pass_by_value, reason = "numbers as well as texts")]
     pub(crate) fn parameter(mut self, name: &str, value: impl ToString) -> Self {
         self.text.push(if self.has_query { '&' } else { '?' });
         self.has_query = true;
@@ -165,7 +166,9 @@ impl Server {
             return Failure::new(format!("{} did not answer in time", self.base));
         }
         let hint = match self.plane {
-            Plane::Data => "start a node with `ebb serve` or `ebb dev`, or name another with --server (or EBB_HTTP)",
+            Plane::Data => {
+                "start a node with `ebb serve` or `ebb dev`, or name another with --server (or EBB_HTTP)"
+            }
             Plane::Control => {
                 "start a node with `ebb serve` or `ebb dev`, or name another's control plane with --server (or EBB_CONTROL)"
             }
@@ -210,7 +213,7 @@ pub(crate) fn bearer(token: Option<&str>) -> Result<Option<HeaderValue>, Failure
 /// # Errors
 /// It is not an address that can be connected to.
 pub(crate) fn base_url(server: &str) -> Result<String, Failure> {
-    let text = server.trim().trim_end_matches('/');
+    let text = server.trim();
     let rest = match text.split_once("://") {
         None => text,
         Some(("http", rest)) => rest,
@@ -218,16 +221,21 @@ pub(crate) fn base_url(server: &str) -> Result<String, Failure> {
             return Err(Failure::new(format!("`{text}`: ebb speaks plain HTTP only"))
                 .hint("reach a node behind TLS through a tunnel, `ssh -L 8080:127.0.0.1:8080 HOST`"));
         }
-        Some((scheme, _)) => return Err(Failure::new(format!("`{text}`: `{scheme}` is not a scheme that ebb knows"))),
+        Some((scheme, _)) => {
+            return Err(Failure::new(format!("`{text}`: `{scheme}` is not a scheme that ebb knows")));
+        }
     };
-    let rest = rest.replacen("0.0.0.0", "127.0.0.1", 1).replacen("[::]", "[::1]", 1);
+    let rest = rest.trim_end_matches('/').replacen("0.0.0.0", "127.0.0.1", 1).replacen("[::]", "[::1]", 1);
     let url = format!("http://{rest}");
-    let parsed = reqwest::Url::parse(&url).ok().filter(|parsed| parsed.has_host() && parsed.query().is_none());
+    let parsed =
+        reqwest::Url::parse(&url).ok().filter(|parsed| parsed.has_host() && parsed.query().is_none());
     match parsed {
         None => Err(Failure::new(format!("`{server}` is not the address of a server"))
             .hint("write it as http://127.0.0.1:8080")),
-        Some(parsed) if parsed.port() == Some(0) => Err(Failure::new(format!("`{server}`: port 0 names no server"))
-            .hint("give --server the address from the server's ready line")),
+        Some(parsed) if parsed.port() == Some(0) => {
+            Err(Failure::new(format!("`{server}`: port 0 names no server"))
+                .hint("give --server the address from the server's ready line"))
+        }
         Some(_) => Ok(url),
     }
 }
@@ -292,7 +300,8 @@ impl Problem {
     /// The problem as the end of a command. An answer of the 4xx kind is a "no" (exit code 1); 429 and 5xx mean that
     /// it was not carried out (2).
     pub(crate) fn into_failure(self) -> Failure {
-        let exit = if (400..500).contains(&self.status) && self.status != 429 { Exit::No } else { Exit::Failed };
+        let exit =
+            if (400..500).contains(&self.status) && self.status != 429 { Exit::No } else { Exit::Failed };
         let mut failure = Failure { exit, ..Failure::new(self.message()) };
         failure.details = self.details();
         failure.hint = self.hint.map(|hint| printable(&hint));

@@ -33,7 +33,8 @@ impl Signals {
     /// # Errors
     /// The system does not let us.
     pub(crate) fn take() -> Result<Self, Failure> {
-        let taken = |kind| signal(kind).map_err(|error| Failure::new(format!("signals can't be handled: {error}")));
+        let taken =
+            |kind| signal(kind).map_err(|error| Failure::new(format!("signals can't be handled: {error}")));
         Ok(Self { interrupt: taken(SignalKind::interrupt())?, terminate: taken(SignalKind::terminate())? })
     }
 

@@ -48,7 +48,7 @@ async fn dispatch(output: Output, command: Command) -> Result<Exit, Failure> {
         Command::Serve(args) => run::serve::run(output, args).await,
         Command::Deploy(args) => run::deploy::deploy(output, args).await,
         Command::Rollback(args) => run::deploy::rollback(output, args).await,
-        Command::Command(args) => run::command::run(output, args).await,
+        Command::Send(args) => run::command::run(output, args).await,
         Command::Import(args) => import::run(output, args).await,
         Command::Export(args) => run::export::run(output, args).await,
         Command::Events(args) => run::events::run(output, args).await,

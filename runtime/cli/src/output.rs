@@ -45,7 +45,13 @@ impl Output {
     /// Plain output: no colour, no terminal. For tests.
     #[cfg(test)]
     pub(crate) const fn plain() -> Self {
-        Self { json: false, quiet: true, stdout: Palette(false), stderr: Palette(false), stderr_is_terminal: false }
+        Self {
+            json: false,
+            quiet: true,
+            stdout: Palette(false),
+            stderr: Palette(false),
+            stderr_is_terminal: false,
+        }
     }
 
     /// Colours for text that goes to stdout.
@@ -179,7 +185,11 @@ pub(crate) fn printable(text: &str) -> String {
         return text.to_owned();
     }
     text.chars().fold(String::with_capacity(text.len() + 8), |mut shown, c| {
-        if c.is_control() { shown.extend(c.escape_default()) } else { shown.push(c) }
+        if c.is_control() {
+            shown.extend(c.escape_default());
+        } else {
+            shown.push(c);
+        }
         shown
     })
 }
@@ -203,7 +213,10 @@ pub(crate) struct Table {
 impl Table {
     /// An empty table with these columns.
     pub(crate) fn new<'a>(columns: impl IntoIterator<Item = (&'a str, Align)>) -> Self {
-        Self { head: columns.into_iter().map(|(name, align)| (printable(name), align)).collect(), rows: Vec::new() }
+        Self {
+            head: columns.into_iter().map(|(name, align)| (printable(name), align)).collect(),
+            rows: Vec::new(),
+        }
     }
 
     /// One more row: a cell a column.
@@ -325,7 +338,8 @@ mod tests {
 
     #[test]
     fn a_failure_says_what_happened_then_what_to_do() {
-        let failure = Failure::new("no server answers at http://127.0.0.1:8080").hint("start one with `ebb serve`");
+        let failure =
+            Failure::new("no server answers at http://127.0.0.1:8080").hint("start one with `ebb serve`");
         insta::assert_snapshot!(render_failure(&failure, Palette(false)), @r"
         error: no server answers at http://127.0.0.1:8080
         hint: start one with `ebb serve`

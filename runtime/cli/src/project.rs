@@ -34,7 +34,8 @@ impl Project {
         let text = std::fs::read_to_string(&path).map_err(|error| {
             let failure = Failure::new(format!("{} can't be read: {error}", path.display()));
             if error.kind() == io::ErrorKind::NotFound {
-                failure.hint("name the folder that has the app's ebb.toml, or make an app with `ebb new NAME`")
+                failure
+                    .hint("name the folder that has the app's ebb.toml, or make an app with `ebb new NAME`")
             } else {
                 failure
             }
@@ -64,9 +65,9 @@ impl Project {
     /// Everything that is wrong with the manifest and with its files.
     pub(crate) fn inspected_with(&self, refusals: &Refusals) -> Result<Manifest, Failure> {
         let inspect = |file: &FileRef| match std::fs::read(self.dir.join(&file.path)) {
-            Ok(contents) => {
-                file.inspect(Some(&contents)).or_else(|| refusals.0.get(&file.key).map(|error| file.refused(error)))
-            }
+            Ok(contents) => file
+                .inspect(Some(&contents))
+                .or_else(|| refusals.0.get(&file.key).map(|error| file.refused(error))),
             Err(error) if error.kind() == io::ErrorKind::NotFound => file.inspect(None),
             Err(error) => Some(file.unreadable(&error)),
         };
@@ -78,7 +79,8 @@ impl Project {
         let mut modules = Vec::new();
         // Also of a manifest with problems: one report has everything.
         drop(Manifest::parse_with(&self.text, |file| {
-            if let (FilePurpose::Module(kind), Ok(contents)) = (file.purpose, std::fs::read(self.dir.join(&file.path)))
+            if let (FilePurpose::Module(kind), Ok(contents)) =
+                (file.purpose, std::fs::read(self.dir.join(&file.path)))
                 && file.inspect(Some(&contents)).is_none()
             {
                 modules.push((file.key.clone(), kind, Bytes::from(contents)));
@@ -100,7 +102,9 @@ impl Project {
         let mut files = BTreeMap::from([(FILE_NAME.to_owned(), Bytes::from(self.text.clone()))]);
         // Also of a manifest with problems: its files are looked at all the same, so that one report has everything.
         drop(Manifest::parse_with(&self.text, |file| {
-            if let (Some(name), Ok(contents)) = (normalise(&file.path), std::fs::read(self.dir.join(&file.path))) {
+            if let (Some(name), Ok(contents)) =
+                (normalise(&file.path), std::fs::read(self.dir.join(&file.path)))
+            {
                 files.insert(name, Bytes::from(contents));
             }
             None
@@ -133,11 +137,16 @@ impl Project {
             .kill_on_drop(true)
             .status()
             .await
-            .map_err(|error| Failure::new(format!("the build can't be started in {}: {error}", self.dir.display())))?;
+            .map_err(|error| {
+                Failure::new(format!("the build can't be started in {}: {error}", self.dir.display()))
+            })?;
         if status.success() {
             return Ok(true);
         }
-        let failure = Failure { exit: Exit::No, ..Failure::new(format!("the build failed: `{build}` ended with {status}")) };
+        let failure = Failure {
+            exit: Exit::No,
+            ..Failure::new(format!("the build failed: `{build}` ended with {status}"))
+        };
         Err(match self.missing_target(&build).await {
             Some(target) => failure.hint(format_args!(
                 "the Rust target {target} is not installed; get it with `rustup target add {target}`"

@@ -102,7 +102,10 @@ pub(crate) async fn follow(
                     while let Some(Ok(chunk)) = chunks.next().await {
                         parser.feed(&chunk).iter().try_for_each(&mut show)?;
                         if parser.is_too_long() {
-                            return Err(Failure::new(format!("{} sent a message without end", server.base())));
+                            return Err(Failure::new(format!(
+                                "{} sent a message without end",
+                                server.base()
+                            )));
                         }
                     }
                     output.note(format_args!("{} closed the connection; waiting for it", server.base()));
@@ -129,7 +132,8 @@ mod tests {
     #[test]
     fn a_heartbeat_moves_the_id_and_is_no_message() {
         let mut parser = Parser::default();
-        let messages: Vec<_> = parser.feed(STREAM.as_bytes()).into_iter().map(|message| message.data).collect();
+        let messages: Vec<_> =
+            parser.feed(STREAM.as_bytes()).into_iter().map(|message| message.data).collect();
         assert_eq!(messages, ["{\"a\":1}", "x\ny"]);
         assert_eq!(parser.last_id.as_deref(), Some("9"));
     }

@@ -14,14 +14,20 @@ pub(crate) async fn run(output: Output, args: Check) -> Result<Exit, Failure> {
         project.build(output).await?;
     }
     // Compiled modules are of no use behind this: the folder goes with the report.
-    let artefacts = tempfile::tempdir().map_err(|error| Failure::new(format!("no temporary folder: {error}")))?;
+    let artefacts =
+        tempfile::tempdir().map_err(|error| Failure::new(format!("no temporary folder: {error}")))?;
     let engine = crate::embedded::engine(artefacts.path())?;
     let manifest = check(&project, &*engine).await?;
     if output.json {
         output.json(&serde_json::json!({ "app": manifest.name, "valid": true }))?;
     } else {
         let style = output.style();
-        output.line(format_args!("{} {}: {}", style.good("ok"), style.strong(&manifest.name), describe(&manifest)))?;
+        output.line(format_args!(
+            "{} {}: {}",
+            style.good("ok"),
+            style.strong(&manifest.name),
+            describe(&manifest)
+        ))?;
     }
     Ok(Exit::Done)
 }

@@ -56,8 +56,9 @@ pub(crate) async fn run(output: Output, args: SendCommand) -> Result<Exit, Failu
         }
         return Ok(Exit::Done);
     }
-    let reply: Reply = serde_json::from_slice(&body)
-        .map_err(|error| Failure::new(format!("{} answered with something unexpected: {error}", server.base())))?;
+    let reply: Reply = serde_json::from_slice(&body).map_err(|error| {
+        Failure::new(format!("{} answered with something unexpected: {error}", server.base()))
+    })?;
     output.line(render(&reply, replayed, output.style()))?;
     Ok(Exit::Done)
 }
@@ -94,7 +95,7 @@ fn render(reply: &Reply, replayed: bool, style: Palette) -> String {
         (false, _) => stream,
     };
     if replayed {
-        text.push_str(&style.faint("  (remembered: this key was used before)").to_string());
+        text.push_str(&style.faint("  (remembered: this key was used before)"));
     }
     for event in &reply.events {
         let name = style.good(printable(&event.event_type));
@@ -102,7 +103,10 @@ fn render(reply: &Reply, replayed: bool, style: Palette) -> String {
         text.push_str(&format!("\n  {name}  {}  {place}", printable(&event.data.to_string())));
     }
     if let (Some(position), false) = (reply.position, reply.events.is_empty()) {
-        text.push_str(&format!("\n{}", style.faint(format_args!("read your write: ebb query MODEL --after {position}"))));
+        text.push_str(&format!(
+            "\n{}",
+            style.faint(format_args!("read your write: ebb query MODEL --after {position}"))
+        ));
     }
     text
 }
@@ -126,7 +130,8 @@ mod tests {
 
     #[test]
     fn a_decision_without_events_says_so() {
-        let reply = serde_json::from_str(r#"{"stream":"account-1","revision":3,"position":null,"events":[]}"#);
+        let reply =
+            serde_json::from_str(r#"{"stream":"account-1","revision":3,"position":null,"events":[]}"#);
         assert_eq!(
             render(&reply.unwrap(), false, Palette(false)),
             "account-1 has nothing to add; it is at revision 3"

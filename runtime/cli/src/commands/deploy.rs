@@ -78,7 +78,8 @@ pub(crate) async fn rollback(output: Output, args: Rollback) -> Result<Exit, Fai
         }
         return Ok(Exit::Done);
     };
-    let request = server.request(Method::POST, &app.segment("rollback")).json(&serde_json::json!({ "to": to }));
+    let request =
+        server.request(Method::POST, &app.segment("rollback")).json(&serde_json::json!({ "to": to }));
     let deployment: Deployment = server.json(guarded(request, args.if_match)).await?;
     if output.json {
         output.json(&deployment)?;

@@ -26,7 +26,8 @@ pub(crate) async fn run(output: Output, args: Dev) -> Result<Exit, Failure> {
     // A typing mistake in the path is better found now than after a node has started.
     Project::open(&args.dir)?;
     let config = config(&args)?;
-    telemetry::init(&config.log).map_err(|error| Failure::new(format!("logging can't be started: {error}")))?;
+    telemetry::init(&config.log)
+        .map_err(|error| Failure::new(format!("logging can't be started: {error}")))?;
     let mut signals = Signals::take()?;
     // Watching begins before the first build, so that an edit during the build is not missed.
     let mut watch = if args.no_watch { None } else { Some(Watch::start(&args.dir)?) };
@@ -34,7 +35,8 @@ pub(crate) async fn run(output: Output, args: Dev) -> Result<Exit, Failure> {
         server = Server::start(config.clone()) => server.map_err(Failure::new)?,
         () = signals.next() => return Ok(Exit::Interrupted),
     };
-    let mut session = Session { output, dir: args.dir, build: !args.no_build, server, deployed: None, activity: None };
+    let mut session =
+        Session { output, dir: args.dir, build: !args.no_build, server, deployed: None, activity: None };
     let first = tokio::select! {
         done = session.round(true) => done,
         () = signals.next() => return Ok(shut_down(output, session.end(), signals).await),
@@ -167,7 +169,8 @@ impl Session {
         let http = self.server.http_address();
         let style = self.output.note_style();
         let row = |method: &str, path: String| {
-            self.output.note(format_args!("  {}  http://{http}{path}", style.faint(format_args!("{method:4}"))));
+            self.output
+                .note(format_args!("  {}  http://{http}{path}", style.faint(format_args!("{method:4}"))));
         };
         for (aggregate, spec) in &manifest.aggregates {
             for command in spec.commands.keys() {

@@ -71,11 +71,9 @@ async fn follow(
         };
         server.get(&path)
     };
-    sse::follow(output, server, request, |message| {
-        match serde_json::from_str(&message.data) {
-            Ok(event) => show(&event),
-            Err(error) => Err(Failure::new(format!("{} sent an event that is not JSON: {error}", server.base()))),
-        }
+    sse::follow(output, server, request, |message| match serde_json::from_str(&message.data) {
+        Ok(event) => show(&event),
+        Err(error) => Err(Failure::new(format!("{} sent an event that is not JSON: {error}", server.base()))),
     })
     .await
 }
@@ -83,7 +81,9 @@ async fn follow(
 /// One event on one line.
 pub(super) fn render(event: &Value, style: Palette) -> String {
     let text = |name: &str| event.get(name).and_then(Value::as_str).map_or_else(String::new, printable);
-    let number = |name: &str| event.get(name).and_then(Value::as_u64).map_or_else(|| "?".to_owned(), |n| n.to_string());
+    let number = |name: &str| {
+        event.get(name).and_then(Value::as_u64).map_or_else(|| "?".to_owned(), |n| n.to_string())
+    };
     let data = match (event.get("data"), event.get("data_base64")) {
         (Some(data), _) => printable(&data.to_string()),
         (None, Some(_)) => "(not JSON)".to_owned(),

@@ -45,11 +45,14 @@ pub(crate) async fn run(output: Output, args: Export) -> Result<Exit, Failure> {
         None => (Sink::Stdout(output), args.after),
         Some(path) => {
             let shown = path.display().to_string();
-            let opened = OpenOptions::new().read(true).write(true).create(true).truncate(!args.resume).open(path);
+            let opened =
+                OpenOptions::new().read(true).write(true).create(true).truncate(!args.resume).open(path);
             let mut file = opened.map_err(|error| unwritable(&shown, &error))?;
             let after = if args.resume {
                 let (position, end) = last_position(&mut file, &shown)?;
-                file.set_len(end).and_then(|()| file.seek(SeekFrom::Start(end))).map_err(|error| unwritable(&shown, &error))?;
+                file.set_len(end)
+                    .and_then(|()| file.seek(SeekFrom::Start(end)))
+                    .map_err(|error| unwritable(&shown, &error))?;
                 position.unwrap_or(0)
             } else {
                 args.after

@@ -18,7 +18,9 @@ pub(crate) async fn run(output: Output, command: Log) -> Result<Exit, Failure> {
         Log::Reindex(args) => reindex(output, &args),
         Log::Repair(args) => repair(output, &args),
     };
-    tokio::task::spawn_blocking(work).await.unwrap_or_else(|panic| Err(Failure::new(format!("the tool broke: {panic}"))))
+    tokio::task::spawn_blocking(work)
+        .await
+        .unwrap_or_else(|panic| Err(Failure::new(format!("the tool broke: {panic}"))))
 }
 
 fn open(data: &Path) -> Result<Arc<DiskStorage>, Failure> {
@@ -79,7 +81,12 @@ fn verify(output: Output, args: &LogArgs) -> Result<Exit, Failure> {
             ))?;
         }
         for damage in &report.damage {
-            output.line(format_args!("    {} at offset {}: {}", damage.file.display(), damage.offset, damage.problem))?;
+            output.line(format_args!(
+                "    {} at offset {}: {}",
+                damage.file.display(),
+                damage.offset,
+                damage.problem
+            ))?;
         }
         if !report.damage.is_empty() {
             output.note(format_args!(
@@ -106,7 +113,12 @@ fn reindex(output: Output, args: &LogArgs) -> Result<Exit, Failure> {
         if output.json {
             output.json(&serde_json::json!({ "app": app, "commits": last }))?;
         } else {
-            output.line(format_args!("{}  {}  {} commits", output.style().good("reindexed"), app, Grouped(last)))?;
+            output.line(format_args!(
+                "{}  {}  {} commits",
+                output.style().good("reindexed"),
+                app,
+                Grouped(last)
+            ))?;
         }
     }
     storage.close();
@@ -150,7 +162,6 @@ fn repair(output: Output, args: &LogRepair) -> Result<Exit, Failure> {
     Ok(Exit::Done)
 }
 
-#[expect(clippy::needless_pass_by_value, reason = "an error on its way through map_err")]
 fn failed(error: StorageError) -> Failure {
     Failure::new(error.0)
 }
@@ -160,7 +171,8 @@ fn bar(output: Output, app: &AppName) -> ProgressBar {
         return ProgressBar::hidden();
     }
     let bar = ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::stderr_with_hz(10));
-    bar.with_prefix(app.to_string()).with_style(style("{prefix} {bar:32.cyan/blue} {bytes} of {total_bytes}  ({eta} left)"))
+    bar.with_prefix(app.to_string())
+        .with_style(style("{prefix} {bar:32.cyan/blue} {bytes} of {total_bytes}  ({eta} left)"))
 }
 
 fn style(template: &str) -> ProgressStyle {

@@ -30,9 +30,12 @@ pub(crate) async fn run(output: Output, args: Logs) -> Result<Exit, Failure> {
         lines.get("lines").and_then(Value::as_array).into_iter().flatten().try_for_each(show)?;
         return Ok(Exit::Done);
     }
-    sse::follow(output, &server, |_| server.get(&path), |message| {
-        serde_json::from_str(&message.data).map_or(Ok(()), |line| show(&line))
-    })
+    sse::follow(
+        output,
+        &server,
+        |_| server.get(&path),
+        |message| serde_json::from_str(&message.data).map_or(Ok(()), |line| show(&line)),
+    )
     .await
 }
 
@@ -51,7 +54,8 @@ fn render(line: &Value, style: Palette) -> String {
         format!("  {}={}", style.faint(printable(name)), printable(&value))
     };
     let empty = Map::new();
-    let fields: String = line.get("fields").and_then(Value::as_object).unwrap_or(&empty).iter().map(field).collect();
+    let fields: String =
+        line.get("fields").and_then(Value::as_object).unwrap_or(&empty).iter().map(field).collect();
     let clock = time.get(11..23).unwrap_or(&time);
     format!("{}  {level}  {}  {}{fields}", style.faint(clock), style.faint(text("target")), text("message"))
 }

@@ -14,33 +14,35 @@ mod embedded {
 /// Where the templates' dependency finds the SDK.
 const SDK_FOLDER: &str = ".ebb/sdk";
 
-/// Makes the app.
+/// Makes the app, and says how to go on.
 pub(crate) fn run(output: Output, args: New) -> Result<Exit, Failure> {
-    let name = AppName::new(args.name.as_str()).map_err(Failure::new)?;
     let folder = args.path.unwrap_or_else(|| PathBuf::from(&args.name));
-    prepare(&folder)?;
-    write(&folder, &name, args.template).map_err(|(path, error)| {
-        Failure::new(format!("{} can't be written: {error}", path.display()))
-    })?;
+    let name = make(&folder, &args.name, args.template)?;
     if output.json {
         output.json(&serde_json::json!({ "name": &*name, "path": folder }))?;
         return Ok(Exit::Done);
     }
     let style = output.style();
-    let aggregate = "counter";
-    output.line(format_args!("{} {} in {}", style.good("made"), style.strong(&name), folder.display()))?;
+    output.line(format_args!("{} {} in {}\n", style.good("made"), style.strong(&name), folder.display()))?;
+    let step = |command: &str, what: &str| output.line(format_args!("  {command:34}{}", style.faint(what)));
     if folder != Path::new(".") {
-        output.line(format_args!("\n  cd {}", folder.display()))?;
-    } else {
-        output.line("")?;
+        step(&format!("cd {}", folder.display()), "")?;
     }
-    output.line("  cargo test                          given, when, then: no server needed")?;
-    output.line("  ebb dev                             build it, run it, watch it")?;
-    output.line(format_args!("  ebb command {aggregate} a increment    send a command, from another terminal"))?;
+    step("cargo test", "given, when, then: no server needed")?;
+    step("ebb dev", "build it, run it, watch it")?;
+    step("ebb command counter a increment", "send a command, from another terminal")?;
     if args.template == Template::AggregateProjection {
-        output.line("  ebb query totals                    read what the projection made of it")?;
+        step("ebb query totals", "read what the projection made of it")?;
     }
     Ok(Exit::Done)
+}
+
+fn make(folder: &Path, name: &str, template: Template) -> Result<AppName, Failure> {
+    let name = AppName::new(name).map_err(Failure::new)?;
+    prepare(folder)?;
+    write(folder, &name, template)
+        .map_err(|(path, error)| Failure::new(format!("{} can't be written: {error}", path.display())))?;
+    Ok(name)
 }
 
 /// The folder, there and empty. A `.git` alone does not count: `git init` often comes first.
@@ -50,8 +52,12 @@ fn prepare(folder: &Path) -> Result<(), Failure> {
     for entry in std::fs::read_dir(folder).map_err(unusable)? {
         let name = entry.map_err(unusable)?.file_name();
         if name != ".git" {
-            return Err(Failure::new(format!("{} is not empty: it has {}", folder.display(), name.display()))
-                .hint("name an empty folder with --path, or one that is not there yet"));
+            return Err(Failure::new(format!(
+                "{} is not empty: it has {}",
+                folder.display(),
+                name.display()
+            ))
+            .hint("name an empty folder with --path, or one that is not there yet"));
         }
     }
     Ok(())
@@ -69,7 +75,8 @@ fn write(folder: &Path, name: &AppName, template: Template) -> Result<(), (PathB
 }
 
 fn put(path: &Path, contents: &[u8]) -> Result<(), (PathBuf, io::Error)> {
-    let written = path.parent().map_or(Ok(()), std::fs::create_dir_all).and_then(|()| std::fs::write(path, contents));
+    let written =
+        path.parent().map_or(Ok(()), std::fs::create_dir_all).and_then(|()| std::fs::write(path, contents));
     written.map_err(|error| (path.to_owned(), error))
 }
 
@@ -86,13 +93,9 @@ mod tests {
     use super::*;
     use ebb_domain::manifest::Manifest;
 
-    fn new_in(folder: &Path, template: Template) -> Result<Exit, Failure> {
-        run(Output::plain(), New { name: "tally".into(), template, path: Some(folder.to_owned()) })
-    }
-
     fn made(template: Template) -> tempfile::TempDir {
         let folder = tempfile::tempdir().unwrap();
-        assert!(new_in(folder.path(), template).is_ok());
+        make(folder.path(), "tally", template).unwrap();
         folder
     }
 
@@ -113,7 +116,11 @@ mod tests {
                 if path.is_dir() {
                     look(&path);
                 } else {
-                    assert!(!std::fs::read_to_string(&path).unwrap().contains("{{name}}"), "{}", path.display());
+                    assert!(
+                        !std::fs::read_to_string(&path).unwrap().contains("{{name}}"),
+                        "{}",
+                        path.display()
+                    );
                 }
             }
         }
@@ -132,7 +139,7 @@ mod tests {
     fn a_folder_with_something_in_it_is_refused_and_left_alone() {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("notes.txt"), "mine").unwrap();
-        let failure = new_in(folder.path(), Template::Aggregate).unwrap_err();
+        let failure = make(folder.path(), "tally", Template::Aggregate).unwrap_err();
         assert!(failure.message.contains("notes.txt"), "{failure}");
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
     }

@@ -105,7 +105,8 @@ fn render(all: &[Parked], output: Output) -> String {
 
 async fn act(output: Output, args: ParkedKey, action: &str) -> Result<Exit, Failure> {
     let server = Server::control(&args.plane)?;
-    let path = projection(&server, args.app.as_deref(), &args.projection).await?.segment("parked").segment(action);
+    let path =
+        projection(&server, args.app.as_deref(), &args.projection).await?.segment("parked").segment(action);
     let request = server.request(Method::POST, &path).json(&serde_json::json!({ "key": args.key }));
     let left: Left = server.json(request).await?;
     if output.json {
@@ -114,7 +115,11 @@ async fn act(output: Output, args: ParkedKey, action: &str) -> Result<Exit, Fail
     match left.parked {
         None => {
             if !output.json {
-                output.line(format_args!("{} {} is no longer parked", output.style().good("done:"), args.key))?;
+                output.line(format_args!(
+                    "{} {} is no longer parked",
+                    output.style().good("done:"),
+                    args.key
+                ))?;
             }
             Ok(Exit::Done)
         }

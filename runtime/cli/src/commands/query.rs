@@ -101,9 +101,13 @@ pub(crate) async fn run(output: Output, args: args::Query) -> Result<Exit, Failu
 
 /// Says when rows are not all that the log would make of them.
 fn freshness(output: Output, headers: &HeaderMap) {
-    let number = |name: &str| headers.get(name)?.to_str().ok()?.parse::<u64>().ok().filter(|number| *number > 0);
+    let number =
+        |name: &str| headers.get(name)?.to_str().ok()?.parse::<u64>().ok().filter(|number| *number > 0);
     if let Some(lag) = number("ebb-lag") {
-        output.note(format_args!("{} the model is {lag} events behind the log", output.note_style().warning("note:")));
+        output.note(format_args!(
+            "{} the model is {lag} events behind the log",
+            output.note_style().warning("note:")
+        ));
     }
     if let Some(parked) = number("ebb-parked") {
         output.note(format_args!(
@@ -141,7 +145,11 @@ fn cell(value: &Value) -> String {
 fn render_row(row: &Row, output: Output) -> String {
     let width = row.keys().map(String::len).max().unwrap_or(0);
     let line = |(name, value): (&String, &Value)| {
-        format!("{}  {}", output.style().strong(format_args!("{name:width$}")), crate::output::printable(&cell(value)))
+        format!(
+            "{}  {}",
+            output.style().strong(format_args!("{name:width$}")),
+            crate::output::printable(&cell(value))
+        )
     };
     row.iter().map(line).collect::<Vec<_>>().join("\n")
 }
@@ -155,7 +163,8 @@ fn render_rows(rows: &[Row], output: Output) -> String {
         }
     }
     let align = |name: &&str| {
-        let number = rows.iter().filter_map(|row| row.get(*name)).all(|value| value.is_number() || value.is_null());
+        let number =
+            rows.iter().filter_map(|row| row.get(*name)).all(|value| value.is_number() || value.is_null());
         if number { Align::Right } else { Align::Left }
     };
     let mut table = Table::new(columns.iter().map(|name| (*name, align(name))));

@@ -72,15 +72,21 @@ struct Candidate {
 }
 
 /// A folder is its own bundle. A module alone takes the place of an aggregate's module in the bundle of `dir`.
-fn candidate(path: &std::path::Path, dir: &std::path::Path, aggregate: Option<&str>) -> Result<Candidate, Failure> {
+fn candidate(
+    path: &std::path::Path,
+    dir: &std::path::Path,
+    aggregate: Option<&str>,
+) -> Result<Candidate, Failure> {
     if path.is_dir() {
         let project = Project::open(path)?;
         let app = project.inspected()?.name.to_string();
         return Ok(Candidate { app, aggregate: None, bundle: project.bundle() });
     }
-    let module = std::fs::read(path).map_err(|error| Failure::new(format!("{} can't be read: {error}", path.display())))?;
+    let module = std::fs::read(path)
+        .map_err(|error| Failure::new(format!("{} can't be read: {error}", path.display())))?;
     let project = Project::open(dir).map_err(|failure| {
-        failure.hint("a module alone needs the manifest that it is a candidate for: name its folder with --dir")
+        failure
+            .hint("a module alone needs the manifest that it is a candidate for: name its folder with --dir")
     })?;
     let manifest = project.manifest()?;
     let names: Vec<&str> = manifest.aggregates.keys().map(|name| &**name).collect();
@@ -88,12 +94,19 @@ fn candidate(path: &std::path::Path, dir: &std::path::Path, aggregate: Option<&s
         (Some(name), _) => name,
         (None, [only]) => only,
         (None, _) => {
-            return Err(Failure::new(format!("{} may stand for any of: {}", path.display(), names.join(", ")))
-                .hint("say which with --aggregate"));
+            return Err(Failure::new(format!(
+                "{} may stand for any of: {}",
+                path.display(),
+                names.join(", ")
+            ))
+            .hint("say which with --aggregate"));
         }
     };
     let Some(spec) = manifest.aggregates.values().find(|spec| *spec.name == *name) else {
-        return Err(Failure::new(format!("the manifest has no aggregate `{name}`; it has {}", names.join(", "))));
+        return Err(Failure::new(format!(
+            "the manifest has no aggregate `{name}`; it has {}",
+            names.join(", ")
+        )));
     };
     let mut bundle = project.bundle();
     let place = normalise(&spec.module).unwrap_or_default();
@@ -128,7 +141,8 @@ async fn watch(output: Output, server: &Server, response: Response) -> Result<Re
                     let text = problem.to_string();
                     let status = problem.get("status").and_then(serde_json::Value::as_u64).unwrap_or(500);
                     // A replay that could not be made is no difference: exit code 2, whatever the status.
-                    let failure = Problem::read(u16::try_from(status).unwrap_or(500), text.as_bytes()).into_failure();
+                    let failure =
+                        Problem::read(u16::try_from(status).unwrap_or(500), text.as_bytes()).into_failure();
                     return Err(Failure { exit: Exit::Failed, ..failure });
                 }
             }
@@ -148,7 +162,11 @@ fn render(report: &ReplayReport, style: Palette) -> String {
     let mut table =
         Table::new([("command", Align::Left), ("decided again", Align::Right), ("different", Align::Right)]);
     for (command, summary) in &report.by_command {
-        table.row([command.clone(), Grouped(summary.commands).to_string(), Grouped(summary.different).to_string()]);
+        table.row([
+            command.clone(),
+            Grouped(summary.commands).to_string(),
+            Grouped(summary.different).to_string(),
+        ]);
     }
     let mut parts = Vec::new();
     if !table.is_empty() {
@@ -197,10 +215,14 @@ fn outcome(outcome: &OutcomeView) -> String {
     match outcome {
         OutcomeView::Events(events) if events.is_empty() => "nothing".to_owned(),
         OutcomeView::Events(events) => {
-            let event = |event: &ebb_app::replay::EventView| format!("{} {}", printable(&event.event_type), printable(&event.data.to_string()));
+            let event = |event: &ebb_app::replay::EventView| {
+                format!("{} {}", printable(&event.event_type), printable(&event.data.to_string()))
+            };
             events.iter().map(event).collect::<Vec<_>>().join(", ")
         }
-        OutcomeView::Refused { code, message } => format!("refused, {}: {}", printable(code), printable(message)),
+        OutcomeView::Refused { code, message } => {
+            format!("refused, {}: {}", printable(code), printable(message))
+        }
         OutcomeView::Failed(why) => format!("failed: {}", printable(why)),
     }
 }

@@ -8,11 +8,11 @@ use ebb_server::{Config, Server, telemetry};
 
 /// Runs a node.
 pub(crate) async fn run(output: Output, args: Serve) -> Result<Exit, Failure> {
-    let config = Config::load(args.config.as_deref(), &flags(&args)?).map_err(|problems| {
-        Failure::new("the settings are wrong").details(problems)
-    })?;
+    let config = Config::load(args.config.as_deref(), &flags(&args)?)
+        .map_err(|problems| Failure::new("the settings are wrong").details(problems))?;
     // Started before the node, so that what it says while it opens its logs is heard.
-    telemetry::init(&config.log).map_err(|error| Failure::new(format!("logging can't be started: {error}")))?;
+    telemetry::init(&config.log)
+        .map_err(|error| Failure::new(format!("logging can't be started: {error}")))?;
     let mut signals = Signals::take()?;
     let server = tokio::select! {
         server = Server::start(config.clone()) => server.map_err(Failure::new)?,
@@ -54,7 +54,11 @@ mod tests {
         let flags = flags(&args).unwrap();
         assert_eq!(
             flags,
-            [("limits.body", "2MiB".to_owned()), ("data", "data".to_owned()), ("http.address", "127.0.0.1:0".to_owned())]
+            [
+                ("limits.body", "2MiB".to_owned()),
+                ("data", "data".to_owned()),
+                ("http.address", "127.0.0.1:0".to_owned())
+            ]
         );
         assert!(Config::parse(None, |_| None, &flags).is_ok());
     }

@@ -25,11 +25,14 @@ pub(super) async fn only_app(server: &Server) -> Result<String, Failure> {
     let Apps { mut apps } = server.json(server.get(&Path::new().segment("apps"))).await?;
     match (apps.pop(), apps.is_empty()) {
         (Some(only), true) => Ok(only.app),
-        (None, _) => Err(Failure::no("no app is deployed on this node").hint("deploy one with `ebb deploy DIR`")),
+        (None, _) => {
+            Err(Failure::no("no app is deployed on this node").hint("deploy one with `ebb deploy DIR`"))
+        }
         (Some(last), false) => {
             let mut names: Vec<String> = apps.into_iter().map(|app| app.app).collect();
             names.push(last.app);
-            Err(Failure::new(format!("the node has several apps: {}", names.join(", "))).hint("say which with --app"))
+            Err(Failure::new(format!("the node has several apps: {}", names.join(", ")))
+                .hint("say which with --app"))
         }
     }
 }
@@ -62,13 +65,16 @@ const APPS: &[Column] = &[
 ];
 
 const PROJECTIONS: &[Column] = &[
-    ("projection", "/projection", Align::Left),
+    ("projection", "/name", Align::Left),
     ("app", "/app", Align::Left),
-    ("state", "/state", Align::Left),
-    ("position", "/mark", Align::Right),
-    ("lag", "/lag", Align::Right),
-    ("parked", "/parked", Align::Right),
-    ("rebuilding", "/building", Align::Left),
+    ("state", "/serving/state", Align::Left),
+    ("position", "/serving/mark", Align::Right),
+    ("lag", "/serving/lag", Align::Right),
+    ("parked", "/serving/parked", Align::Right),
+    ("successor", "/building/state", Align::Left),
+    ("at", "/building/mark", Align::Right),
+    ("reason", "/serving/reason", Align::Left),
+    ("last error", "/serving/last_error", Align::Left),
 ];
 
 const FUNCTIONS: &[Column] = &[
@@ -92,7 +98,8 @@ fn render(apps: &Value, projections: &Value, functions: &Value, style: Palette) 
 /// A table of those columns that any entry has.
 fn table(entries: &Value, columns: &[Column]) -> Option<Table> {
     let entries = entries.as_array().filter(|entries| !entries.is_empty())?;
-    let has = |path: &str| entries.iter().any(|entry| entry.pointer(path).is_some_and(|value| !value.is_null()));
+    let has =
+        |path: &str| entries.iter().any(|entry| entry.pointer(path).is_some_and(|value| !value.is_null()));
     let columns: Vec<_> = columns.iter().filter(|(_, path, _)| has(path)).collect();
     let mut table = Table::new(columns.iter().map(|(heading, _, align)| (*heading, *align)));
     for entry in entries {
@@ -104,7 +111,9 @@ fn table(entries: &Value, columns: &[Column]) -> Option<Table> {
 fn cell(value: &Value) -> String {
     match value {
         Value::Null => String::new(),
-        Value::Number(number) => number.as_u64().map_or_else(|| number.to_string(), |number| Grouped(number).to_string()),
+        Value::Number(number) => {
+            number.as_u64().map_or_else(|| number.to_string(), |number| Grouped(number).to_string())
+        }
         Value::String(text) => match (text.get(..19), text.ends_with('Z')) {
             // A time: to the second is enough here.
             (Some(second), true) if second.as_bytes()[10] == b'T' => second.replace('T', " "),
@@ -125,13 +134,16 @@ mod tests {
             "app": "bank", "hosts": [], "position": 1234,
             "deployment": { "number": 3, "deployed_at": "2013-01-01T07:00:00.000001Z" }
         }]);
-        let projections = json!([{ "app": "bank", "projection": "balances", "state": "running", "mark": 1230, "lag": 4, "parked": 0 }]);
+        let projections = json!([{
+            "app": "bank", "name": "balances", "building": null,
+            "serving": { "state": "catching-up", "mark": 1230, "lag": 4, "parked": 0, "last_error": null }
+        }]);
         insta::assert_snapshot!(render(&apps, &projections, &json!([]), Palette(false)), @r"
         app   deployment  deployed at          position  hosts
         bank           3  2013-01-01 07:00:00     1,234
 
-        projection  app   state    position  lag  parked
-        balances    bank  running     1,230    4       0
+        projection  app   state        position  lag  parked
+        balances    bank  catching-up     1,230    4       0
         ");
     }
 }

@@ -183,8 +183,15 @@ mod tests {
     #[test]
     fn a_line_is_an_id_a_command_and_its_data() {
         let job = read(&format!("\n{DEPOSIT}\r\n"), "default").remove(0).unwrap();
-        assert_eq!((job.number, job.width), (2, DEPOSIT.len() as u64 + 3), "the blank line counts with the next");
-        assert_eq!((job.id.as_str(), job.command.as_str(), &job.data[..]), ("1", "deposit", br#"{"amount":5}"#.as_slice()));
+        assert_eq!(
+            (job.number, job.width),
+            (2, DEPOSIT.len() as u64 + 3),
+            "the blank line counts with the next"
+        );
+        assert_eq!(
+            (job.id.as_str(), job.command.as_str(), &job.data[..]),
+            ("1", "deposit", br#"{"amount":5}"#.as_slice())
+        );
         assert_eq!(job.line, DEPOSIT);
     }
 
@@ -219,7 +226,8 @@ mod tests {
     #[test]
     fn a_bad_line_is_told_with_its_number_and_the_next_one_goes_on() {
         let all = read(&format!("{{\"id\":1}}\n{DEPOSIT}\n{{\"id\":\"1\",\"comand\":\"x\"}}\n"), "default");
-        let numbers: Vec<_> = all.iter().map(|line| line.as_ref().map(|job| job.number).map_err(|bad| bad.number)).collect();
+        let numbers: Vec<_> =
+            all.iter().map(|line| line.as_ref().map(|job| job.number).map_err(|bad| bad.number)).collect();
         assert_eq!(numbers, [Err(1), Ok(2), Err(3)]);
         assert!(all[2].as_ref().unwrap_err().problem.contains("unknown field `comand`"));
     }

@@ -123,7 +123,9 @@ fn deal<R: BufRead>(
     max_failures: u64,
 ) -> Result<(), Failure> {
     while !stop.load(Ordering::Relaxed) {
-        let line = lines.next().map_err(|error| Failure::new(format!("the file can't be read any further: {error}")))?;
+        let line = lines
+            .next()
+            .map_err(|error| Failure::new(format!("the file can't be read any further: {error}")))?;
         match line {
             None => break,
             Some(Ok(job)) => {
@@ -175,7 +177,9 @@ async fn work<D: Deliver>(
                 Ok(())
             }
             Outcome::Refused { replayed, problem } => tally.refused(&job, replayed, &problem),
-            Outcome::Failed(problem) if tally.failed(&job, &problem)? >= max_failures => Err(too_many(max_failures)),
+            Outcome::Failed(problem) if tally.failed(&job, &problem)? >= max_failures => {
+                Err(too_many(max_failures))
+            }
             Outcome::Failed(_) => Ok(()),
         });
         if let Err(failure) = settled {
@@ -219,8 +223,11 @@ mod tests {
         ids.iter().map(|id| format!("{{\"id\":\"s{id}\",\"command\":\"c\",\"data\":{{}}}}\n")).collect()
     }
 
-    fn import(ids: &[u8], workers: usize, fail_from: u64, max_failures: u64) -> (Result<(), Failure>, Vec<(String, u64)>, Arc<Tally>) {
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_time().build().unwrap();
+    type Imported = (Result<(), Failure>, Vec<(String, u64)>, Arc<Tally>);
+
+    fn import(ids: &[u8], workers: usize, fail_from: u64, max_failures: u64) -> Imported {
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_time().build().unwrap();
         let sent = Sent::default();
         let tally = Arc::new(Tally::new(Output::plain(), None, None).unwrap());
         let workers = (0..workers).map(|_| Recorder { sent: sent.clone(), fail_from }).collect();

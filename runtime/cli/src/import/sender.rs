@@ -135,7 +135,10 @@ struct Answer {
 enum Verdict {
     Settled(Outcome),
     /// Again, not before the pause if the server named one.
-    Again { pause: Option<Duration>, why: String },
+    Again {
+        pause: Option<Duration>,
+        why: String,
+    },
     /// All other lines would get the same.
     Hopeless(Failure),
 }
@@ -147,7 +150,8 @@ impl Connection {
 
     async fn attempt(&mut self, job: &Job) -> Result<Answer, String> {
         let answered = timeout(ANSWER_TIMEOUT, self.exchange(job)).await;
-        let answer = answered.unwrap_or_else(|_| Err(format!("no answer within {} s", ANSWER_TIMEOUT.as_secs())));
+        let answer =
+            answered.unwrap_or_else(|_| Err(format!("no answer within {} s", ANSWER_TIMEOUT.as_secs())));
         if answer.is_err() {
             self.open = None;
         }
@@ -230,7 +234,9 @@ fn judge(answer: &Answer, attempts: u32) -> Verdict {
     match answer.status.as_u16() {
         429 | 503 => Verdict::Again { pause: retry_after(&answer.headers), why: problem.message() },
         // The answer to the first attempt was lost, and the command is still being decided.
-        409 if code == "key_in_flight" => Verdict::Again { pause: retry_after(&answer.headers), why: problem.message() },
+        409 if code == "key_in_flight" => {
+            Verdict::Again { pause: retry_after(&answer.headers), why: problem.message() }
+        }
         504 if attempts < SLOW_ATTEMPTS => Verdict::Again { pause: None, why: problem.message() },
         401 | 403 | 405 | 415 => Verdict::Hopeless(problem.into_failure()),
         404 if code != "unknown_command" => Verdict::Hopeless(problem.into_failure()),
@@ -258,7 +264,15 @@ mod tests {
 
     fn job() -> Job {
         let line = Bytes::from_static(br#"{"id":"a/b","command":"deposit","data":{}}"#);
-        Job { number: 7, width: 0, data: line.slice(39..41), line, id: "a/b".into(), command: "deposit".into(), key: "k".into() }
+        Job {
+            number: 7,
+            width: 0,
+            data: line.slice(39..41),
+            line,
+            id: "a/b".into(),
+            command: "deposit".into(),
+            key: "k".into(),
+        }
     }
 
     fn answer(status: &str, headers: &str, body: &str) -> Option<String> {
@@ -300,7 +314,11 @@ mod tests {
         let target = Target::new(&base, Some("bank"), "account", None, QUICK).unwrap();
         let retries = AtomicU32::new(0);
         let mut connection = Connection::new(Arc::new(target));
-        let outcome = connection.deliver(&job(), &|| { retries.fetch_add(1, Ordering::Relaxed); }).await;
+        let outcome = connection
+            .deliver(&job(), &|| {
+                retries.fetch_add(1, Ordering::Relaxed);
+            })
+            .await;
         (outcome, retries.into_inner(), server.await.unwrap())
     }
 
@@ -308,7 +326,11 @@ mod tests {
     async fn a_command_goes_to_its_stream_with_its_key() {
         let (outcome, _, heads) = deliver(vec![answer("200 OK", "ebb-position: 12\r\n", "{}")]).await;
         assert!(matches!(outcome, Ok(Outcome::Accepted { replayed: false, position: Some(12) })));
-        assert!(heads[0].starts_with("POST /apps/bank/commands/account/a%2Fb/deposit HTTP/1.1\r\n"), "{}", heads[0]);
+        assert!(
+            heads[0].starts_with("POST /apps/bank/commands/account/a%2Fb/deposit HTTP/1.1\r\n"),
+            "{}",
+            heads[0]
+        );
         assert!(heads[0].contains("idempotency-key: k\r\n"));
     }
 
@@ -325,20 +347,24 @@ mod tests {
 
     #[tokio::test]
     async fn a_refusal_is_an_answer_and_a_violation_is_a_failure() {
-        let refused = r#"{"type":"urn:ebbtide:error:refused","code":"insufficient_funds","detail":"short by 30"}"#;
+        let refused =
+            r#"{"type":"urn:ebbtide:error:refused","code":"insufficient_funds","detail":"short by 30"}"#;
         let (outcome, ..) = deliver(vec![answer("422 Unprocessable Content", "", refused)]).await;
         assert!(matches!(outcome, Ok(Outcome::Refused { replayed: false, .. })));
 
-        let violation = r#"{"type":"urn:ebbtide:error:schema_violation","code":"schema_violation","detail":"no"}"#;
+        let violation =
+            r#"{"type":"urn:ebbtide:error:schema_violation","code":"schema_violation","detail":"no"}"#;
         let (outcome, ..) = deliver(vec![answer("422 Unprocessable Content", "", violation)]).await;
         assert!(matches!(outcome, Ok(Outcome::Failed(_))));
     }
 
     #[tokio::test]
     async fn what_all_lines_would_meet_ends_the_import() {
-        let (outcome, ..) = deliver(vec![answer("401 Unauthorized", "", r#"{"code":"unauthenticated"}"#)]).await;
+        let (outcome, ..) =
+            deliver(vec![answer("401 Unauthorized", "", r#"{"code":"unauthenticated"}"#)]).await;
         assert!(outcome.is_err());
-        let (outcome, ..) = deliver(vec![answer("404 Not Found", "", r#"{"code":"unknown_aggregate"}"#)]).await;
+        let (outcome, ..) =
+            deliver(vec![answer("404 Not Found", "", r#"{"code":"unknown_aggregate"}"#)]).await;
         assert!(outcome.is_err());
         let (outcome, ..) = deliver(vec![answer("404 Not Found", "", r#"{"code":"unknown_command"}"#)]).await;
         assert!(matches!(outcome, Ok(Outcome::Failed(_))), "another line may have a command that exists");

@@ -74,7 +74,11 @@ struct Reject<'a> {
 
 impl Tally {
     /// Begins to count, towards this many bytes if that is known.
-    pub(super) fn new(output: Output, total_bytes: Option<u64>, rejects: Option<&Path>) -> Result<Self, Failure> {
+    pub(super) fn new(
+        output: Output,
+        total_bytes: Option<u64>,
+        rejects: Option<&Path>,
+    ) -> Result<Self, Failure> {
         let rejects = match rejects {
             Some(path) => {
                 let file = File::create(path)
@@ -177,9 +181,10 @@ impl Tally {
                     bar.set_message(describe(&counts, self.average()));
                 }
                 None => {
-                    let part = self.total_bytes.filter(|total| *total > 0).map_or_else(String::new, |total| {
-                        format!("{:3}%  ", self.bytes.load(Ordering::Relaxed) * 100 / total)
-                    });
+                    let part =
+                        self.total_bytes.filter(|total| *total > 0).map_or_else(String::new, |total| {
+                            format!("{:3}%  ", self.bytes.load(Ordering::Relaxed) * 100 / total)
+                        });
                     self.output.note(format_args!("{part}{}", describe(&counts, rate as u64)));
                     (last_lines, last_time) = (counts.lines, now);
                 }
@@ -194,7 +199,9 @@ impl Tally {
         }
         if let Some(rejects) = &self.rejects {
             let mut rejects = rejects.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-            rejects.flush().map_err(|error| Failure::new(format!("the file of rejects can't be written: {error}")))?;
+            rejects
+                .flush()
+                .map_err(|error| Failure::new(format!("the file of rejects can't be written: {error}")))?;
         }
         let counts = self.counts();
         let elapsed = self.started.elapsed();
@@ -219,8 +226,12 @@ impl Tally {
         }
         let style = self.output.note_style();
         let text = if before == SHOWN {
-            let where_else = if self.rejects.is_some() { "see the file of rejects" } else { "--rejects FILE keeps all of them" };
-            format!("{}", style.faint(format_args!("more lines were {what}; {where_else}")))
+            let where_else = if self.rejects.is_some() {
+                "see the file of rejects"
+            } else {
+                "--rejects FILE keeps all of them"
+            };
+            style.faint(format_args!("more lines were {what}; {where_else}"))
         } else {
             format!("{} line {number}: {}", style.warning(what), printable(message))
         };
@@ -245,9 +256,9 @@ impl Tally {
         let reject = Reject { line, outcome, status, code, message, input, text };
         let mut rejects = rejects.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let written = serde_json::to_writer(&mut *rejects, &reject).map_err(Into::into);
-        written
-            .and_then(|()| rejects.write_all(b"\n"))
-            .map_err(|error: std::io::Error| Failure::new(format!("the file of rejects can't be written: {error}")))
+        written.and_then(|()| rejects.write_all(b"\n")).map_err(|error: std::io::Error| {
+            Failure::new(format!("the file of rejects can't be written: {error}"))
+        })
     }
 }
 
@@ -305,8 +316,15 @@ mod tests {
 
     #[test]
     fn the_summary_tells_what_an_earlier_run_had_done() {
-        let counts =
-            Counts { lines: 12_098, accepted: 12_090, refused: 8, already_done: 6_000, failed: 0, retries: 3, position: 12_163 };
+        let counts = Counts {
+            lines: 12_098,
+            accepted: 12_090,
+            refused: 8,
+            already_done: 6_000,
+            failed: 0,
+            retries: 3,
+            position: 12_163,
+        };
         insta::assert_snapshot!(summary(&counts, Duration::from_millis(612), 19_767), @r"
         12,098 lines in 612 ms (19,767/s): 12,090 accepted, 8 refused, 0 failed
         6,000 of them were done by an earlier run
@@ -320,7 +338,12 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("rejects.ndjson");
         let tally = Tally::new(Output::plain(), None, Some(&path)).unwrap();
-        let bad = |text: &'static str| BadLine { number: 3, width: 9, line: Bytes::from(text), problem: "no".into() };
+        let bad = |text: &'static str| BadLine {
+            number: 3,
+            width: 9,
+            line: Bytes::from(text),
+            problem: "no".into(),
+        };
         assert_eq!(tally.bad_line(&bad(r#"{"id": 1}"#)).unwrap(), 1);
         assert_eq!(tally.bad_line(&bad("hello")).unwrap(), 2);
         drop(tally);

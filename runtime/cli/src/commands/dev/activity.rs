@@ -49,10 +49,11 @@ fn line(commit: &Commit, style: Palette) -> String {
             let code = style.warning(format_args!("refused {}", printable(&refusal.code)));
             format!("{code}  {}", printable(&refusal.message))
         }
-        None if commit.events.is_empty() => style.faint("nothing").clone(),
+        None if commit.events.is_empty() => style.faint("nothing"),
         None => {
             let event = |event: &ebb_domain::event::StoredEvent| {
-                let data = event.json().map_or_else(|| "(not JSON)".to_owned(), |data| printable(&data.to_string()));
+                let data =
+                    event.json().map_or_else(|| "(not JSON)".to_owned(), |data| printable(&data.to_string()));
                 format!("{} {data}", style.good(&event.event_type))
             };
             commit.events.iter().map(event).collect::<Vec<_>>().join("  ")

@@ -51,7 +51,14 @@ impl Watch {
             }
         });
         let watcher = watcher.map_err(|error| unwatchable(&dir, &error))?;
-        let mut watch = Self { dir, watcher, changes, watched: BTreeSet::new(), modules: BTreeSet::new(), pending: BTreeSet::new() };
+        let mut watch = Self {
+            dir,
+            watcher,
+            changes,
+            watched: BTreeSet::new(),
+            modules: BTreeSet::new(),
+            pending: BTreeSet::new(),
+        };
         watch.add_tree(&watch.dir.clone())?;
         Ok(watch)
     }
@@ -121,7 +128,9 @@ impl Watch {
     /// would take a build's output with it.
     fn add_tree(&mut self, folder: &Path) -> Result<(), Failure> {
         if !self.watched.contains(folder) {
-            self.watcher.watch(folder, RecursiveMode::NonRecursive).map_err(|error| unwatchable(folder, &error))?;
+            self.watcher
+                .watch(folder, RecursiveMode::NonRecursive)
+                .map_err(|error| unwatchable(folder, &error))?;
             self.watched.insert(folder.to_owned());
         }
         let Ok(entries) = std::fs::read_dir(folder) else { return Ok(()) };
@@ -149,7 +158,11 @@ fn unwatchable(path: &Path, error: &notify::Error) -> Failure {
 
 /// Whether something is another afterwards. Reading is not, and neither is what a build does to access times.
 fn is_change(kind: EventKind) -> bool {
-    !matches!(kind, EventKind::Access(_) | EventKind::Modify(ModifyKind::Metadata(notify::event::MetadataKind::AccessTime)))
+    !matches!(
+        kind,
+        EventKind::Access(_)
+            | EventKind::Modify(ModifyKind::Metadata(notify::event::MetadataKind::AccessTime))
+    )
 }
 
 /// What builds, tools and editors leave about.
@@ -179,7 +192,15 @@ mod tests {
 
     #[test]
     fn what_builds_and_editors_leave_about_is_no_change() {
-        for path in ["target/x.rs", ".ebb/data/log", ".git/index", "a/target/y", "src/.#lib.rs", "src/lib.rs~", "src/4913"] {
+        for path in [
+            "target/x.rs",
+            ".ebb/data/log",
+            ".git/index",
+            "a/target/y",
+            "src/.#lib.rs",
+            "src/lib.rs~",
+            "src/4913",
+        ] {
             assert!(is_ignored(Path::new(path)), "{path}");
         }
         for path in ["src/lib.rs", "ebb.toml", "schemas/open.json", "targets/lib.rs", ".cargo/config.toml"] {
