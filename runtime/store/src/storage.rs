@@ -6,7 +6,7 @@ use crate::lock::NodeLock;
 use crate::log::disk::{Disk, RealDisk};
 use crate::log::repair::{RepairReport, repair};
 use crate::log::verify::{Progress, VerifyReport, verify};
-use crate::log::{DiskLog, LogOptions, OpenLog, index_tree};
+use crate::log::{DiskLog, LogOptions, OpenLog, index_tree, snapshot_tree};
 use bytes::Bytes;
 use ebb_domain::commit::CommitNumber;
 use ebb_domain::digest::Digest;
@@ -252,10 +252,6 @@ fn log_folder(data: &Path, app: &AppName) -> PathBuf {
     }
 }
 
-fn snapshot_tree(app: &AppName) -> String {
-    format!("{app}/snapshots")
-}
-
 /// Opens sled; what can't be opened is thrown away, because the logs can rebuild it.
 fn open_index(folder: &Path, cache_bytes: u64) -> Result<sled::Db, StorageError> {
     let open = || {
@@ -342,5 +338,152 @@ impl Storage for DiskStorage {
 
     fn blob(&self, digest: &Digest) -> Result<Bytes, StorageError> {
         self.blobs.get(digest)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::ManualClock;
+    use crate::testing::conformance::{all_data, append, commit, event, stream, with_key};
+    use ebb_domain::event::Revision;
+    use ebb_domain::port::storage::Snapshot;
+
+    fn options() -> StorageOptions {
+        StorageOptions::new(ManualClock::new())
+    }
+
+    fn app(name: &str) -> AppName {
+        AppName::new(name).unwrap()
+    }
+
+    #[test]
+    fn a_second_opener_of_a_data_folder_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let storage = DiskStorage::open(folder.path(), options()).unwrap();
+        assert!(
+            DiskStorage::open(folder.path(), options())
+                .err()
+                .unwrap()
+                .to_string()
+                .contains("is in use by process")
+        );
+        let log = storage.open_log(&app("bank")).unwrap();
+        drop(storage);
+        assert!(DiskStorage::open(folder.path(), options()).is_err(), "a log that is held holds the lock");
+        drop(log);
+        DiskStorage::open(folder.path(), options()).unwrap();
+    }
+
+    #[tokio::test]
+    async fn the_same_app_is_the_same_log_as_long_as_someone_holds_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let storage = DiskStorage::open(folder.path(), options()).unwrap();
+        let log = storage.log(&app("bank")).unwrap();
+        append(&*log, commit("account-1", vec![event("Opened", "1")])).await;
+        assert!(Arc::ptr_eq(&log, &storage.log(&app("bank")).unwrap()));
+        drop(log);
+        let again = storage.log(&app("bank")).unwrap();
+        assert_eq!(all_data(&*again).await, ["1"]);
+        assert_eq!(all_data(&*storage.log(&app("other")).unwrap()).await.len(), 0, "apps are kept apart");
+    }
+
+    #[tokio::test]
+    async fn everything_is_there_after_a_restart() {
+        let folder = tempfile::tempdir().unwrap();
+        let snapshot = Snapshot {
+            revision: Revision(0),
+            module: Digest::of(b"module"),
+            state_version: None,
+            data: Bytes::from_static(b"state"),
+        };
+        let (secret, blob) = {
+            let storage = DiskStorage::open(folder.path(), options()).unwrap();
+            for name in ["bank", SYSTEM] {
+                let log = storage.open_log(&app(name)).unwrap();
+                append(&*log, with_key(commit("account-1", vec![event("Opened", name)]), "key")).await;
+            }
+            let log = storage.open_log(&app("bank")).unwrap();
+            storage.snapshots(&app("bank")).unwrap().put(&stream("account-1"), snapshot.clone());
+            let blob = storage.put_blob(b"module").unwrap();
+            storage.close();
+            drop(log);
+            (*storage.secret(), blob)
+        };
+        let storage = DiskStorage::open(folder.path(), options()).unwrap();
+        assert_eq!(*storage.secret(), secret);
+        assert_eq!(storage.blob(&blob).unwrap(), "module");
+        assert_eq!(storage.apps().unwrap(), [app("bank"), app(SYSTEM)]);
+        let log = storage.open_log(&app("bank")).unwrap();
+        assert_eq!(all_data(&*log).await, ["bank"]);
+        assert!(log.find_key("anonymous", "key").unwrap().is_some());
+        assert_eq!(storage.snapshots(&app("bank")).unwrap().get(&stream("account-1")), Some(snapshot));
+        assert_eq!(all_data(&*storage.open_log(&app(SYSTEM)).unwrap()).await, [SYSTEM]);
+        assert!(folder.path().join("system/log/00000001.seg").is_file());
+    }
+
+    #[tokio::test]
+    async fn an_index_folder_that_is_gone_or_full_of_rubbish_is_made_again() {
+        let folder = tempfile::tempdir().unwrap();
+        for damage in 0..3 {
+            {
+                let storage = DiskStorage::open(folder.path(), options()).unwrap();
+                let log = storage.open_log(&app("bank")).unwrap();
+                append(
+                    &*log,
+                    with_key(commit("account-1", vec![event("Opened", "1")]), &format!("{damage}")),
+                )
+                .await;
+                storage.close();
+            }
+            let index = folder.path().join("index");
+            match damage {
+                0 => std::fs::remove_dir_all(&index).unwrap(),
+                1 => std::fs::write(index.join("conf"), b"rubbish").unwrap(),
+                _ => std::fs::write(index.join("db"), vec![0xaa; 100_000]).unwrap(),
+            }
+            let storage = DiskStorage::open(folder.path(), options()).unwrap();
+            let log = storage.open_log(&app("bank")).unwrap();
+            assert_eq!(log.head(&stream("account-1")).unwrap().revision, Some(Revision(damage)));
+            assert!(log.find_key("anonymous", &format!("{damage}")).unwrap().is_some(), "damage {damage}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_removed_app_leaves_nothing_and_is_not_removed_while_it_is_in_use() {
+        let folder = tempfile::tempdir().unwrap();
+        let storage = DiskStorage::open(folder.path(), options()).unwrap();
+        let log = storage.open_log(&app("bank")).unwrap();
+        append(&*log, with_key(commit("account-1", vec![event("Opened", "1")]), "key")).await;
+        assert!(storage.remove_app(&app("bank")).unwrap_err().to_string().contains("is in use"));
+        assert!(storage.remove_app(&app(SYSTEM)).is_err());
+        drop(log);
+        storage.remove_app(&app("bank")).unwrap();
+        storage.remove_app(&app("never-there")).unwrap();
+        assert_eq!(storage.apps().unwrap(), []);
+        let log = storage.open_log(&app("bank")).unwrap();
+        assert_eq!(log.durable().borrow().commit, CommitNumber(0));
+        assert!(log.find_key("anonymous", "key").unwrap().is_none());
+    }
+
+    #[tokio::test]
+    async fn damage_is_verified_and_repaired_from_a_copy_of_the_data_folder() {
+        let (folder, backup) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let storage = DiskStorage::open(folder.path(), options()).unwrap();
+        append(&*storage.open_log(&app("bank")).unwrap(), commit("account-1", vec![event("Opened", "1")]))
+            .await;
+        let segment = storage.log_folder(&app("bank")).join("00000001.seg");
+        let copy = backup.path().join("apps/bank/log");
+        std::fs::create_dir_all(&copy).unwrap();
+        std::fs::copy(&segment, copy.join("00000001.seg")).unwrap();
+
+        let mut bytes = std::fs::read(&segment).unwrap();
+        bytes[300] ^= 1;
+        std::fs::write(&segment, bytes).unwrap();
+        assert!(storage.open_log(&app("bank")).err().unwrap().to_string().contains("the log is damaged"));
+        assert_eq!(storage.verify(&app("bank"), &mut |_| ()).unwrap().damage.len(), 1);
+        let report = storage.repair(&app("bank"), backup.path(), &mut |_| ()).unwrap();
+        assert_eq!((report.mended.len(), report.commits), (1, 1));
+        assert_eq!(all_data(&*storage.open_log(&app("bank")).unwrap()).await, ["1"]);
     }
 }

@@ -31,6 +31,9 @@ pub(crate) const KEY_LIFE: Duration = Duration::from_secs(24 * 60 * 60);
 const RECENT_STREAMS: usize = 8192;
 /// Commits in one batch. sled holds a lock of the whole process while it applies one, so batches are short.
 const BATCH: usize = 256;
+/// Commits in one batch of a rebuild, for which look-ups wait anyway: a stream that is written often gets one entry for all
+/// of its commits in the batch.
+const REBUILD_BATCH: usize = 32 * BATCH;
 /// Expired keys that one batch removes.
 const SWEEP: usize = 2 * BATCH;
 
@@ -203,10 +206,10 @@ impl Index {
         *tree = self.db.open_tree(&self.name).map_err(IndexError::from)?;
         self.swept.store(0, Ordering::Relaxed);
         self.indexed.store(0, Ordering::Release);
-        let mut batch = Vec::with_capacity(BATCH);
+        let mut batch = Vec::with_capacity(REBUILD_BATCH);
         fill(&mut |entry| {
             batch.push(entry);
-            if batch.len() == BATCH {
+            if batch.len() == REBUILD_BATCH {
                 self.apply(&tree, &batch)?;
                 batch.clear();
             }

@@ -20,6 +20,8 @@ mod writer;
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod vectors;
 
 use crate::index::{Entry, Hash, Index, IndexError, Mark, key_hash};
 use crate::worker::{Next, Worker};
@@ -217,6 +219,11 @@ pub(crate) fn index_tree(name: &str) -> String {
     format!("{name}/index")
 }
 
+/// The tree that holds the snapshots of an app's streams.
+pub(crate) fn snapshot_tree(name: &str) -> String {
+    format!("{name}/snapshots")
+}
+
 /// Makes this writer's epoch durable, so that no other writer of this log can have had it.
 fn announce_epoch(writer: &mut SegmentWriter, folder: &Path) -> Result<(), StorageError> {
     match writer.write_mark(0) {
@@ -232,13 +239,13 @@ fn announce_epoch(writer: &mut SegmentWriter, folder: &Path) -> Result<(), Stora
     }
 }
 
-/// Gives the index what the log has above its mark; builds it again if the mark does not belong to this log.
+/// Gives the index what the log has above its mark; builds it again, and says false, if the mark does not belong to this log.
 fn catch_up(
     index: &Index,
     segments: &SegmentSet,
     durable: Durable,
     log: uuid::Uuid,
-) -> Result<(), ReadError> {
+) -> Result<bool, ReadError> {
     let trusted = match index.mark() {
         Ok(None) => durable.commit.0 == 0,
         Ok(Some(mark)) if mark.log == log => is_in_log(segments, &mark, durable)?,
@@ -253,7 +260,7 @@ fn catch_up(
             commits = durable.commit.0,
             "the index is missing, damaged or of another log; building it again"
         );
-        return rebuild(index, segments, durable.commit.0, &mut |_| ());
+        return rebuild(index, segments, durable.commit.0, &mut |_| ()).map(|()| false);
     }
     let mut entries = Vec::new();
     scan(segments, index.indexed(), durable.commit.0, &mut |entry| {
@@ -265,7 +272,7 @@ fn catch_up(
         Ok(())
     })?;
     index.merge(entries);
-    Ok(())
+    Ok(true)
 }
 
 fn is_in_log(segments: &SegmentSet, mark: &Mark, durable: Durable) -> Result<bool, ReadError> {

@@ -73,8 +73,36 @@ fn kill(bed: &Bed, log: DiskLog) {
 
 crate::event_log_tests!({
     let bed = Bed::new();
-    Subject { log: Arc::new(bed.open()), clock: bed.clock }
+    Subject { log: Arc::new(bed.open()), clock: bed.clock, keep: None }
 });
+
+/// The same rules where everything is in sled at once, and nothing is found in memory.
+mod indexed_at_once {
+    use super::*;
+
+    crate::event_log_tests!({
+        let mut bed = Bed::new();
+        bed.options.index_batch = 1;
+        bed.options.index_after = Duration::ZERO;
+        Subject { log: Arc::new(bed.open()), clock: bed.clock, keep: None }
+    });
+}
+
+/// The same rules on the system's files.
+mod on_real_files {
+    use super::*;
+    use crate::storage::{DiskStorage, StorageOptions};
+    use ebb_domain::name::AppName;
+    use ebb_domain::port::storage::Storage as _;
+
+    crate::event_log_tests!({
+        let clock = ManualClock::new();
+        let folder = tempfile::tempdir().unwrap();
+        let storage = DiskStorage::open(folder.path(), StorageOptions::new(clock.clone())).unwrap();
+        let log = storage.open_log(&AppName::new("test").unwrap()).unwrap();
+        Subject { log, clock, keep: Some(Box::new(folder)) }
+    });
+}
 
 mod reopened {
     use super::*;

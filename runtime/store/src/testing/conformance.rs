@@ -26,6 +26,8 @@ pub struct Subject {
     pub log: Arc<dyn EventLog>,
     /// Its clock.
     pub clock: Arc<ManualClock>,
+    /// What must outlive the log: its folder, say.
+    pub keep: Option<Box<dyn std::any::Any>>,
 }
 
 /// Makes a test of every function of this module. `$subject` is an expression that makes a [`Subject`]; the crate needs
