@@ -67,31 +67,25 @@ pub(super) fn store_error(error: impl fmt::Display) -> ModelError {
 impl SqliteProjection {
     /// Opens a file, making it if it is not there.
     pub(super) fn open(path: &Path, models: &[ModelSchema]) -> Result<Self, OpenError> {
-        let writer = open_writer(path)?;
-        writer.execute_batch(CREATE)?;
+        let writer = open_writer(path, OpenFlags::SQLITE_OPEN_CREATE)?;
+        writer.pragma_update(None, "journal_mode", "WAL")?;
+        // One transaction: a file has all of its tables, or is an empty one that gets them at the next try.
+        let creation = writer.unchecked_transaction()?;
+        writer.execute_batch(
+            "CREATE TABLE IF NOT EXISTS _mark (id INTEGER PRIMARY KEY CHECK (id = 0), position INTEGER NOT NULL) STRICT;
+             INSERT OR IGNORE INTO _mark VALUES (0, 0);",
+        )?;
         writer.execute_batch(parks::CREATE)?;
-        let text = serde_json::to_string(models).unwrap_or_default();
-        writer.execute("INSERT OR IGNORE INTO _models VALUES (0, ?)", [text])?;
+        write_models(&writer, models)?;
+        let mut tables = HashMap::with_capacity(models.len());
         for model in models {
-            writer.execute_batch(&Table::new(model).create())?;
+            let table = Table::new(model);
+            writer.execute_batch(&table.create())?;
+            tables.insert(model.name.text().clone(), table);
         }
-        Self::over(path, writer, models)
-    }
-
-    /// Opens a file that is there, with the models that it was made for.
-    pub(super) fn open_existing(path: &Path) -> Result<(Self, Vec<ModelSchema>), OpenError> {
-        let writer = open_writer(path)?;
-        let text: String = writer.query_row("SELECT schemas FROM _models", [], |row| row.get(0))?;
-        let models: Vec<ModelSchema> =
-            serde_json::from_str(&text).map_err(|_| rusqlite::Error::InvalidQuery)?;
-        Ok((Self::over(path, writer, &models)?, models))
-    }
-
-    fn over(path: &Path, writer: Connection, models: &[ModelSchema]) -> Result<Self, OpenError> {
-        let mark: i64 = writer.query_row("SELECT position FROM _mark", [], |row| row.get(0))?;
-        let tables: HashMap<_, _> =
-            models.iter().map(|model| (model.name.text().clone(), Table::new(model))).collect();
+        creation.commit()?;
         // Damage below is met by whoever reads it; this meets what lies at the top of each tree.
+        let mark: i64 = writer.query_row("SELECT position FROM _mark", [], |row| row.get(0))?;
         for table in tables.values() {
             writer.prepare(&table.get)?.query_row([""], |_| Ok(())).optional()?;
         }
@@ -101,12 +95,8 @@ impl SqliteProjection {
             writer: Mutex::new(Some(writer)),
             readers: Mutex::default(),
             mark: AtomicU64::new(mark as u64),
+            damaged: AtomicBool::new(false),
         })
-    }
-
-    /// The models that it holds rows of.
-    pub(super) fn models(&self) -> Vec<ModelSchema> {
-        self.tables.values().map(|table| table.schema.clone()).collect()
     }
 
     fn table(&self, model: &str) -> Result<&Table, ModelError> {
@@ -231,22 +221,6 @@ pub(super) fn read_models(path: &Path) -> rusqlite::Result<Vec<ModelSchema>> {
             })
         })
         .collect()
-}
-
-const CREATE: &str = "
-    CREATE TABLE IF NOT EXISTS _mark (id INTEGER PRIMARY KEY CHECK (id = 0), position INTEGER NOT NULL) STRICT;
-    INSERT OR IGNORE INTO _mark VALUES (0, 0);
-    CREATE TABLE IF NOT EXISTS _models (id INTEGER PRIMARY KEY CHECK (id = 0), schemas TEXT NOT NULL) STRICT;
-";
-
-fn open_writer(path: &Path) -> rusqlite::Result<Connection> {
-    let writer = Connection::open(path)?;
-    configure(&writer)?;
-    writer.pragma_update(None, "journal_mode", "WAL")?;
-    // The log has everything: a lost tail is projected again, so only checkpoints sync.
-    writer.pragma_update(None, "synchronous", "NORMAL")?;
-    writer.pragma_update(None, "cache_size", -8 * 1024)?;
-    Ok(writer)
 }
 
 fn configure(connection: &Connection) -> rusqlite::Result<()> {
@@ -391,15 +365,6 @@ impl ProjectionStore for SqliteProjection {
 
     fn tried(&self) -> Result<Option<Tried>, ModelError> {
         self.read(parks::tried)
-    }
-
-    fn tried(&self) -> Result<Option<Tried>, ModelError> {
-        self.read(parks::tried)
-    }
-
-    fn release(&self) {
-        self.readers.lock().clear();
-        *self.writer.lock() = None;
     }
 
     fn size_bytes(&self) -> u64 {

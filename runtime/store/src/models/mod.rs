@@ -122,56 +122,6 @@ impl ModelStores for SqliteModels {
         Ok(versions)
     }
 
-    fn open_existing(
-        &self,
-        app: &AppName,
-        projection: &ProjectionName,
-        version: ProjectionVersion,
-    ) -> Result<Option<ExistingStore>, ModelError> {
-        let path = self.projection(app, projection).join(format!("{version}.{EXTENSION}"));
-        let mut open = self.open.lock();
-        if let Some(store) = open.get(&path).and_then(Weak::upgrade) {
-            let models = store.models();
-            return Ok(Some((store, models)));
-        }
-        if !path.exists() {
-            return Ok(None);
-        }
-        match SqliteProjection::open_existing(&path) {
-            Ok((store, models)) => {
-                let store = Arc::new(store);
-                open.insert(path, Arc::downgrade(&store));
-                Ok(Some((store, models)))
-            }
-            Err(damage) => {
-                warn!(file = %path.display(), %damage, "a read model can't be opened");
-                Ok(None)
-            }
-        }
-    }
-
-    fn versions(
-        &self,
-        app: &AppName,
-        projection: &ProjectionName,
-    ) -> Result<Vec<ProjectionVersion>, ModelError> {
-        let entries = match fs::read_dir(self.projection(app, projection)) {
-            Ok(entries) => entries,
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
-            Err(error) => return Err(store_error(error)),
-        };
-        let mut versions = Vec::new();
-        for entry in entries {
-            let path = entry.map_err(store_error)?.path();
-            let version = path.file_stem().and_then(|stem| stem.to_str()).and_then(|stem| stem.parse().ok());
-            if let (Some(version), Some(EXTENSION)) = (version, path.extension().and_then(|end| end.to_str()))
-            {
-                versions.push(version);
-            }
-        }
-        Ok(versions)
-    }
-
     fn serving(
         &self,
         app: &AppName,

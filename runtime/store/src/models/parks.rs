@@ -24,12 +24,6 @@ pub(super) const CREATE: &str = "
         attempts INTEGER NOT NULL
     ) STRICT, WITHOUT ROWID;
     CREATE INDEX IF NOT EXISTS _parked_position ON _parked_queue (position);
-    CREATE TABLE IF NOT EXISTS _tried (
-        id INTEGER PRIMARY KEY CHECK (id = 0),
-        position INTEGER NOT NULL,
-        reason TEXT NOT NULL,
-        attempts INTEGER NOT NULL
-    ) STRICT;
 ";
 
 const SELECT: &str = "
@@ -55,10 +49,6 @@ pub(super) fn apply(connection: &Connection, change: &ParkChange) -> rusqlite::R
         ParkChange::Queue { key, position } => queue(connection, key, *position),
         ParkChange::Tried(Tried { position, reason, attempts }) => connection
             .prepare_cached("INSERT OR REPLACE INTO _tried VALUES (?, ?, ?)")?
-            .execute(params![position.0 as i64, reason, attempts])
-            .map(drop),
-        ParkChange::Tried(Tried { position, reason, attempts }) => connection
-            .prepare_cached("INSERT OR REPLACE INTO _tried VALUES (0, ?, ?, ?)")?
             .execute(params![position.0 as i64, reason, attempts])
             .map(drop),
         ParkChange::Failed { key, reason, at } => connection
@@ -101,25 +91,6 @@ fn queue(connection: &Connection, key: &str, position: Position) -> rusqlite::Re
         .prepare_cached("INSERT OR IGNORE INTO _parked_queue VALUES (?, ?)")?
         .execute(params![key, position.0 as i64])
         .map(drop)
-}
-
-/// Forgets the event that was tried, once the mark has passed it.
-pub(super) fn passed(connection: &Connection, mark: Position) -> rusqlite::Result<()> {
-    connection.prepare_cached("DELETE FROM _tried WHERE position <= ?")?.execute([mark.0 as i64]).map(drop)
-}
-
-pub(super) fn tried(connection: &Connection) -> rusqlite::Result<Option<Tried>> {
-    let tried = |row: &rusqlite::Row<'_>| {
-        Ok(Tried {
-            position: Position(row.get::<_, i64>(0)? as u64),
-            reason: row.get(1)?,
-            attempts: row.get::<_, i64>(2)? as u32,
-        })
-    };
-    connection
-        .prepare_cached("SELECT position, reason, attempts FROM _tried")?
-        .query_row([], tried)
-        .optional()
 }
 
 pub(super) fn list(

@@ -314,7 +314,7 @@ fn orders() -> impl Strategy<Value = Vec<OrderBy>> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(64))]
+    #![proptest_config(ProptestConfig::with_cases(24))]
     #[test]
     fn paging_in_any_order_visits_each_row_once(rows in rows(), order in orders(), limit in 1..5_usize) {
         let fixture = Fixture::new();
