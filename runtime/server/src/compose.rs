@@ -75,13 +75,11 @@ impl Server {
             StorageOptions { index_cache_bytes: config.index_cache, ..StorageOptions::new(clock.clone()) };
         let folder = config.data.clone();
         let storage = blocking(move || DiskStorage::open(&folder, options)).await??;
-        let models = SqliteModels::open(&config.data.join("models"))
-            .map_err(|error| StorageError(error.to_string()))?;
+        let models = SqliteModels::new(&config.data);
         let engine = WasmEngine::new(EngineOptions::new(config.data.join("artefacts"), *storage.secret()))
             .map_err(|error| StartError::Engine(error.to_string()))?;
         let engine = Arc::new(engine);
-        let deps =
-            NodeDeps { storage: storage.clone(), models: Arc::new(models), engine: engine.clone(), clock };
+        let deps = NodeDeps { storage: storage.clone(), models, engine: engine.clone(), clock };
         let node = Node::open(deps).await?;
 
         let (stop, stopping) = watch::channel(false);

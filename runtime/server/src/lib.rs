@@ -1,11 +1,19 @@
 //! Ebbtide's edges: the data plane and the control plane over HTTP, the operator's settings, telemetry, and the
 //! composition root that puts a node together.
+//!
+//! [`Server`] is the whole of it: `ebb serve`, `ebb dev` and tests start one and shut it down.
 
 pub mod auth;
+mod compose;
 pub mod config;
+mod control;
+mod data;
 mod http;
+mod logs;
 mod metrics;
 mod serve;
 pub mod telemetry;
 
+pub use compose::{Server, StartError, SystemClock};
+pub use config::Config;
 pub use http::problem;

@@ -23,5 +23,6 @@ pub fn init(config: &LogConfig) -> Result<(), TryInitError> {
         }
         LogFormat::Json => fmt::layer().with_writer(std::io::stderr).json().flatten_event(true).boxed(),
     };
-    tracing_subscriber::registry().with(layer.with_filter(filter)).try_init()
+    let kept = crate::logs::Keep.with_filter(filter.clone());
+    tracing_subscriber::registry().with(layer.with_filter(filter)).with(kept).try_init()
 }

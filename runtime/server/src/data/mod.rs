@@ -176,13 +176,18 @@ impl DataPlane {
             Route::OpenApi => Ok(json(StatusCode::OK, &*app.openapi())),
         }
     }
+}
 
-    async fn answer_inner(&self, request: Request<Incoming>) -> (Reply, RouteLabel) {
+impl Plane for DataPlane {
+    async fn answer(&self, request: Request<Incoming>) -> Reply {
         let started = Instant::now();
         let (parts, body) = request.into_parts();
         let (app, path) = match self.select(&parts) {
             Ok(selected) => selected,
-            Err(problem) => return (problem.into_reply(), RouteLabel::Other),
+            Err(problem) => {
+                self.metrics.request(RouteLabel::Other, problem.status(), started.elapsed());
+                return problem.into_reply();
+            }
         };
         let manifest = app.manifest();
         let cors = manifest.cors.as_ref();
@@ -210,13 +215,7 @@ impl DataPlane {
             "request"
         );
         self.metrics.request(label, reply.status(), started.elapsed());
-        (reply, label)
-    }
-}
-
-impl Plane for DataPlane {
-    async fn answer(&self, request: Request<Incoming>) -> Reply {
-        self.answer_inner(request).await.0
+        reply
     }
 }
 
