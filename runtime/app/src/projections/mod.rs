@@ -1,1 +1,41 @@
 //! Projections: from events to rows.
+//!
+//! [`Projections`] holds an app's projections and swaps their versions; a `projector` runs one version: it reads the
+//! log behind its mark, has each batch applied (`lanes`, over an `overlay` of the committed rows), and commits rows and
+//! mark in one transaction. `failure` decides what becomes of events that fail, `parking` holds what was parked and
+//! carries out commands about it, and `reader` reads models from the version that serves.
+//!
+//! Promises:
+//! * Rows and mark commit together, so each event is in the rows once.
+//! * Rows are those of applying the events in order, on however many lanes they ran.
+//! * No event is skipped but by command: it is applied, parked, or the projection stands still and says so.
+//! * A reader never sees the mark go back: a version serves once it has got as far as the one before it.
+
+mod failure;
+mod lanes;
+mod overlay;
+mod parking;
+mod projector;
+mod reader;
+mod service;
+mod status;
+#[cfg(test)]
+mod tests;
+mod version;
+
+pub use parking::{Retried, Skipped};
+pub use reader::{ModelReader, Waited};
+pub use service::{ProjectionDeployment, ProjectionDeps, ProjectionError, Projections};
+pub use status::{Counters, ProjectionStatus, State, VersionStatus};
+
+use ebb_domain::port::models::ModelError;
+
+/// Runs work on rows where it may wait for the disk.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, ModelError> + Send + 'static,
+) -> Result<T, ModelError> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(error) => Err(ModelError::Store(format!("the work was given up: {error}"))),
+    }
+}

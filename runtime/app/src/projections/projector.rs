@@ -1,0 +1,724 @@
+//! The loop that runs one version of a projection: reads the log behind its mark, applies batches, commits.
+//!
+//! It is a task of its own and the only writer of its rows. Reads of committed rows by the module take microseconds and
+//! run where the module runs; commits wait for the disk, and run on the pool of threads that may block.
+
+use super::failure::{Backoff, Front, Next};
+use super::lanes::{Applier, Failed, Splitter, lane_key};
+use super::parking::{Command, ParkedKeys};
+use super::service::{ProjectionDeps, Slot};
+use super::status::State;
+use super::version::{Body, Parks, Program, Version};
+use ebb_domain::event::{Position, StoredEvent};
+use ebb_domain::manifest::{LaneBy, Source};
+use ebb_domain::name::{AppName, ProjectionName};
+use ebb_domain::port::log::{Durable, EventFilter, EventLog, ReadLimits};
+use ebb_domain::port::models::{ParkChange, ProjectionStore, RowBatch, Tried};
+use ebb_domain::text::Text;
+use ebb_domain::time::Timestamp;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+use tokio::sync::{OwnedMutexGuard, mpsc, watch};
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+use tracing::{Instrument, debug, error, info, info_span, warn};
+
+/// Batches that one read of the log is good for.
+const READ_AHEAD: usize = 4;
+
+/// Bytes that one read of the log gives, about.
+const READ_BYTES: usize = 4 << 20;
+
+/// How far the mark may be behind what was looked at, in events that the projection does not want.
+const MARK_EVERY: u64 = 10_000;
+
+/// How long it may be behind.
+const MARK_AFTER: Duration = Duration::from_secs(5);
+
+/// How long files that nobody uses stay open.
+const RELEASE_AFTER: Duration = Duration::from_secs(30);
+
+/// Commands that wait at most.
+const COMMANDS: usize = 16;
+
+/// Why the loop does not go on as it was.
+#[derive(Debug)]
+pub(super) enum Stop {
+    /// It was told to end.
+    Stopped,
+    /// Something on our side failed: after a pause everything is read again.
+    Host(String),
+}
+
+/// What is to be done once a step is made.
+enum After {
+    GoOn,
+    /// The first event failed, and is tried again after this time.
+    Pause(Duration),
+    /// The first event failed for the last time, and no more keys may be parked.
+    Halt(Tried),
+}
+
+/// What a step came to, if it could be made.
+pub(super) type Flow<T> = Result<T, Stop>;
+
+/// A running projector.
+pub(super) struct Runner {
+    stop: watch::Sender<bool>,
+    pub commands: mpsc::Sender<Command>,
+    task: JoinHandle<()>,
+}
+
+impl Runner {
+    /// Tells it to end. A call of the module is given up; a commit is not.
+    pub(super) fn stop(&self) {
+        self.stop.send_replace(true);
+    }
+
+    /// Waits for the end.
+    pub(super) async fn stopped(self) {
+        self.stop();
+        if let Err(failure) = self.task.await
+            && failure.is_panic()
+        {
+            error!(%failure, "a projector panicked");
+        }
+    }
+}
+
+/// Runs one version of a projection.
+pub(super) struct Projector {
+    deps: ProjectionDeps,
+    pub(super) log: Arc<dyn EventLog>,
+    slot: Arc<Slot>,
+    pub(super) version: Arc<Version>,
+    program: Program,
+    body: Arc<Body>,
+    pub(super) applier: Applier,
+    splitter: Splitter,
+    backoff: Backoff,
+    front: Front,
+    pub(super) parked: ParkedKeys,
+    filter: EventFilter,
+    /// Events that were read, of which those before `next` are done.
+    buffer: Vec<StoredEvent>,
+    next: usize,
+    /// Everything up to here was read.
+    scanned: Position,
+    /// The mark that is committed.
+    committed: Position,
+    /// When rows were committed last; a batch that is not full waits for more from then on.
+    last_commit: Option<Instant>,
+    /// Since when `committed` has been behind what was looked at.
+    behind_since: Option<Instant>,
+    /// When the store was used last; none: its files are closed.
+    used: Option<Instant>,
+    durable: watch::Receiver<Durable>,
+    commands: mpsc::Receiver<Command>,
+    stop: watch::Receiver<bool>,
+}
+
+impl Projector {
+    /// Starts one; none for a version whose module is not known.
+    pub(super) fn start(deps: &ProjectionDeps, slot: &Arc<Slot>, version: &Arc<Version>) -> Option<Runner> {
+        let program = version.program.clone()?;
+        let (stop, stopped) = watch::channel(false);
+        let (commands, received) = mpsc::channel(COMMANDS);
+        let spec = &program.deployment.spec;
+        let body = version.body();
+        let store = body.store.clone();
+        let applier = Applier { module: program.module.clone(), store, models: version.models.clone() };
+        let passed = version.passed();
+        let projector = Self {
+            log: deps.log.clone(),
+            deps: deps.clone(),
+            slot: slot.clone(),
+            version: version.clone(),
+            body,
+            applier,
+            splitter: Splitter::new(spec.lanes),
+            backoff: Backoff::new(&spec.retry),
+            front: Front::new(spec.batch.max_events.get(), None),
+            parked: ParkedKeys::default(),
+            filter: filter(&spec.source),
+            buffer: Vec::new(),
+            next: 0,
+            scanned: passed,
+            committed: passed,
+            last_commit: None,
+            behind_since: None,
+            used: Some(Instant::now()),
+            durable: deps.log.durable(),
+            commands: received,
+            stop: stopped,
+            program,
+        };
+        let span =
+            info_span!("projection", app = %deps.app, name = %slot.name, version = %version.key.short());
+        let task = tokio::spawn(projector.run().instrument(span));
+        Some(Runner { stop, commands, task })
+    }
+
+    async fn run(mut self) {
+        let mut failures = 0;
+        loop {
+            let stop = match self.load().await {
+                Ok(()) => {
+                    let before = self.committed;
+                    let Err(stop) = self.project().await;
+                    if self.committed > before {
+                        failures = 0;
+                    }
+                    stop
+                }
+                Err(stop) => stop,
+            };
+            let Stop::Host(reason) = stop else { break };
+            failures += 1;
+            warn!(%reason, failures, "can't go on for now");
+            self.version.set_state(State::Retrying { position: None, attempts: failures, error: reason });
+            let pause = self.backoff.pause(failures);
+            if matches!(self.unless_stopped(tokio::time::sleep(pause)).await, Err(Stop::Stopped)) {
+                break;
+            }
+        }
+        self.version.set_state(State::Stopped);
+    }
+
+    /// Reads where it stands. A store that was found damaged is made anew by this, and starts at the beginning.
+    async fn load(&mut self) -> Flow<()> {
+        let (stores, app, name) = (self.deps.stores.clone(), self.deps.app.clone(), self.name().clone());
+        let (key, models) = (self.version.key, self.version.models.clone());
+        let known = self.version.body();
+        let loaded = super::blocking(move || {
+            let store = stores.open(&app, &name, key, models.all())?;
+            let same = std::ptr::addr_eq(Arc::as_ptr(&store), Arc::as_ptr(&known.store));
+            let body = if same { known } else { Body::open(store)? };
+            let store = &*body.store;
+            *body.parks.lock() = Parks::of(store)?;
+            Ok((store.mark()?, store.tried()?, ParkedKeys::load(store)?, body.clone()))
+        });
+        let (mark, tried, parked, body) = loaded.await.map_err(host)?;
+        self.used = Some(Instant::now());
+        self.version.set_body(body.clone());
+        self.applier.store = body.store.clone();
+        self.body = body;
+        (self.committed, self.parked) = (mark, parked);
+        if let Some(tried) = &tried {
+            self.version.set_state(State::retrying(tried));
+        }
+        self.front.reloaded(tried);
+        // What was looked at beyond the mark holds nothing that is wanted.
+        self.scanned = mark.max(*self.body.passed.borrow());
+        self.buffer.clear();
+        self.next = 0;
+        self.check_end().await
+    }
+
+    /// Rows that are ahead of the log are rows of events that are no more. That does not pass by itself.
+    async fn check_end(&mut self) -> Flow<()> {
+        let end = self.durable.borrow().position;
+        if self.scanned <= end {
+            return Ok(());
+        }
+        let reason = format!(
+            "its rows are at position {} and the log ends at {end}: an older copy of the log was put in place; \
+             rebuild the projection",
+            self.scanned
+        );
+        error!(%reason, "the projection is halted");
+        self.version.set_state(State::Halted { reason });
+        loop {
+            self.next_command().await?;
+        }
+    }
+
+    async fn project(&mut self) -> Result<std::convert::Infallible, Stop> {
+        loop {
+            if *self.stop.borrow() {
+                return Err(Stop::Stopped);
+            }
+            while let Ok(command) = self.commands.try_recv() {
+                self.handle(command).await?;
+            }
+            let gate = self.gate_before_the_swap().await;
+            let more = self.next < self.buffer.len() || self.fill().await?;
+            let after = if self.next < self.buffer.len() { self.step().await? } else { After::GoOn };
+            self.swap_if_caught_up(gate).await?;
+            match after {
+                After::Pause(pause) => self.pause(pause).await?,
+                After::Halt(tried) => self.halt(&tried).await?,
+                After::GoOn if !more => self.idle().await?,
+                After::GoOn => {}
+            }
+        }
+    }
+
+    /// Reads ahead. False: the log has nothing new.
+    async fn fill(&mut self) -> Flow<bool> {
+        let end = self.durable.borrow_and_update().position;
+        if self.scanned >= end {
+            return Ok(false);
+        }
+        self.wait_for_a_full_batch(end).await?;
+        let limits = ReadLimits { items: self.max_events() * READ_AHEAD, bytes: READ_BYTES };
+        let read = self.log.read(self.scanned, &self.filter, limits).await;
+        let batch = read.map_err(|error| Stop::Host(error.to_string()))?;
+        if batch.scanned_to <= self.scanned {
+            return Ok(false);
+        }
+        self.scanned = batch.scanned_to;
+        self.buffer = batch.events;
+        self.next = 0;
+        if self.buffer.is_empty() {
+            self.nothing_wanted().await?;
+        }
+        Ok(true)
+    }
+
+    /// Where there are few events, and rows were just committed, waits for more; not if a reader waits.
+    async fn wait_for_a_full_batch(&mut self, end: Position) -> Flow<()> {
+        // A candidate is behind anyway, and may hold up the version that serves.
+        let Some(last) = self.last_commit.filter(|_| self.serves()) else { return Ok(()) };
+        let due = last + self.program.deployment.spec.batch.max_wait;
+        let mut waiting = end.0 - self.scanned.0;
+        while waiting < self.max_events() as u64
+            && Instant::now() < due
+            && self.version.waiting.load(Ordering::Relaxed) == 0
+        {
+            let version = self.version.clone();
+            tokio::select! {
+                biased;
+                () = stopped(&mut self.stop) => return Err(Stop::Stopped),
+                () = version.nudge.notified() => {}
+                () = tokio::time::sleep_until(due) => {}
+                changed = self.durable.changed() => if changed.is_err() { return Err(Stop::Stopped) },
+            }
+            waiting = self.durable.borrow_and_update().position.0 - self.scanned.0;
+        }
+        Ok(())
+    }
+
+    /// Applies the next batch and commits it; or does what its failure asks for.
+    async fn step(&mut self) -> Flow<After> {
+        let window = &self.buffer[self.next..];
+        let window = &window[..window.len().min(self.max_events())];
+        let lane_by = &self.program.deployment.spec.lane_by;
+        // Keys cost a parse where they come from the data; without lanes and parked keys nobody needs them.
+        let keyed = !self.parked.is_empty() || self.program.deployment.spec.lanes.get() > 1;
+        let keys: Vec<Text> =
+            if keyed { window.iter().map(|event| lane_key(lane_by, event)).collect() } else { Vec::new() };
+        let batch = Batch::new(window, &keys, &self.parked, &self.front);
+        let mut events = &window[..batch.len];
+        let selected: Vec<StoredEvent>;
+        let mut keys = keys;
+        if !batch.queued.is_empty() {
+            let kept = || (0..batch.len).filter(|index| batch.queued.binary_search(index).is_err());
+            selected = kept().map(|index| events[index].clone()).collect();
+            keys = kept().map(|index| keys[index].clone()).collect();
+            events = &selected;
+        }
+        let positions: Vec<Position> = events.iter().map(|event| event.position).collect();
+        let collisions = self.splitter.collisions;
+        let applied = tokio::select! {
+            biased;
+            () = stopped(&mut self.stop) => return Err(Stop::Stopped),
+            applied = self.splitter.apply(&self.applier, events, &keys) => applied,
+        };
+        let collided = self.splitter.collisions - collisions;
+        if collided > 0 {
+            self.version.count(|counters| counters.collisions += collided);
+        }
+        match applied {
+            Ok(touches) => {
+                let parks = batch.parks(window, lane_by);
+                self.pass(batch.len, touches.into_changes(), parks, positions.len()).await
+            }
+            Err(failed) => self.failed(failed, &positions).await,
+        }
+    }
+
+    /// Commits what became of the next so many events, and goes behind them.
+    async fn pass(
+        &mut self,
+        len: usize,
+        changes: super::overlay::Changes,
+        parks: Vec<ParkChange>,
+        applied: usize,
+    ) -> Flow<After> {
+        let end = self.next + len;
+        let last = self.buffer[end - 1].position;
+        let mark = if end == self.buffer.len() { self.scanned } else { last };
+        self.commit(RowBatch { changes, parks, mark: Some(mark) }).await?;
+        self.next = end;
+        self.front.passed(last);
+        self.version.count(|counters| {
+            counters.events += applied as u64;
+            counters.batches += 1;
+        });
+        self.progressing();
+        Ok(After::GoOn)
+    }
+
+    async fn failed(&mut self, failed: Failed, positions: &[Position]) -> Flow<After> {
+        let attempts = self.program.deployment.spec.retry.attempts.get();
+        self.version.count(|counters| counters.failures += 1);
+        match self.front.failed(failed, positions, attempts) {
+            Next::Fewer => Ok(After::GoOn),
+            Next::Wait(reason) => Err(Stop::Host(reason)),
+            Next::Again(tried) => {
+                warn!(position = %tried.position, attempts = tried.attempts, reason = %tried.reason, "an event failed");
+                let pause = self.backoff.pause(tried.attempts);
+                self.remember(tried).await?;
+                Ok(After::Pause(pause))
+            }
+            Next::Park(tried) => self.park(tried).await,
+        }
+    }
+
+    /// Keeps how often the first event was tried.
+    async fn remember(&mut self, tried: Tried) -> Flow<()> {
+        self.version.set_state(State::retrying(&tried));
+        self.commit(RowBatch { parks: vec![ParkChange::Tried(tried)], ..RowBatch::default() }).await
+    }
+
+    /// Parks the key of the first event that is not queued already, unless there are too many parked keys.
+    async fn park(&mut self, tried: Tried) -> Flow<After> {
+        if self.parked.len() >= self.max_parked() {
+            self.remember(tried.clone()).await?;
+            return Ok(After::Halt(tried));
+        }
+        let events = &self.buffer[self.next..];
+        let Some(index) = events.iter().position(|event| event.position == tried.position) else {
+            return Err(Stop::Host(format!("the failing event at {} is gone", tried.position)));
+        };
+        let lane_by = &self.program.deployment.spec.lane_by;
+        let key = lane_key(lane_by, &events[index]);
+        let mut parks: Vec<ParkChange> = events[..index]
+            .iter()
+            .map(|event| ParkChange::Queue { key: lane_key(lane_by, event), position: event.position })
+            .collect();
+        error!(position = %tried.position, %key, attempts = tried.attempts, reason = %tried.reason, "parked");
+        parks.push(ParkChange::Park {
+            key: key.detached(),
+            position: tried.position,
+            reason: tried.reason,
+            attempts: tried.attempts,
+            at: self.now(),
+        });
+        let after = self.pass(index + 1, Vec::new(), parks, 0).await?;
+        self.parked.insert(&key);
+        Ok(after)
+    }
+
+    /// Waits until a parked key was retried or skipped.
+    async fn halt(&mut self, tried: &Tried) -> Flow<()> {
+        let max = self.max_parked();
+        let reason = format!(
+            "{max} keys are parked, as many as `max-parked` allows, and the event at position {} fails: {}; retry or \
+             skip parked keys, or deploy a module that can apply them",
+            tried.position, tried.reason
+        );
+        error!(%reason, "the projection is halted");
+        while self.parked.len() >= max {
+            self.version.set_state(State::Halted { reason: reason.clone() });
+            self.next_command().await?;
+        }
+        info!("the projection goes on");
+        Ok(())
+    }
+
+    /// Carries out the next command.
+    async fn next_command(&mut self) -> Flow<()> {
+        let command = tokio::select! {
+            biased;
+            () = stopped(&mut self.stop) => return Err(Stop::Stopped),
+            command = self.commands.recv() => command,
+        };
+        match command {
+            Some(command) => self.handle(command).await,
+            None => Err(Stop::Stopped),
+        }
+    }
+
+    /// Waits, and carries out commands meanwhile.
+    async fn pause(&mut self, pause: Duration) -> Flow<()> {
+        let until = Instant::now() + pause;
+        loop {
+            tokio::select! {
+                biased;
+                () = stopped(&mut self.stop) => return Err(Stop::Stopped),
+                command = self.commands.recv() => match command {
+                    Some(command) => self.handle(command).await?,
+                    None => return Err(Stop::Stopped),
+                },
+                () = tokio::time::sleep_until(until) => return Ok(()),
+            }
+        }
+    }
+
+    /// There is nothing to do until the log grows. Meanwhile the mark is brought up to date, and what is not used is
+    /// closed.
+    async fn idle(&mut self) -> Flow<()> {
+        self.version.set_state(State::Live);
+        self.buffer = Vec::new();
+        self.next = 0;
+        loop {
+            let mark_at = self.behind_since.map(|since| since + MARK_AFTER);
+            let release_at = self.used.map(|used| used + RELEASE_AFTER);
+            let wake_at = [mark_at, release_at].into_iter().flatten().min();
+            let version = self.version.clone();
+            tokio::select! {
+                biased;
+                () = stopped(&mut self.stop) => return Err(Stop::Stopped),
+                command = self.commands.recv() => match command {
+                    Some(command) => self.handle(command).await?,
+                    None => return Err(Stop::Stopped),
+                },
+                changed = self.durable.changed() => return changed.map_err(|_| Stop::Stopped),
+                () = version.nudge.notified() => if self.used.is_none() {
+                    self.used = Some(Instant::now());
+                },
+                () = sleep_until(wake_at) => {
+                    let now = Instant::now();
+                    if mark_at.is_some_and(|at| at <= now) {
+                        self.commit_mark().await?;
+                    } else if version.was_in_use() {
+                        self.used = Some(now);
+                    } else {
+                        self.release().await?;
+                    }
+                }
+            }
+        }
+    }
+
+    async fn release(&mut self) -> Flow<()> {
+        debug!("idle; closing its files");
+        let store = self.store();
+        super::blocking(move || {
+            store.release();
+            Ok(())
+        })
+        .await
+        .map_err(host)?;
+        self.used = None;
+        Ok(())
+    }
+
+    /// Events were looked at and none is wanted: the mark follows in memory at once, and on disk now and then.
+    async fn nothing_wanted(&mut self) -> Flow<()> {
+        let gate = self.gate_before_progress().await?;
+        self.publish(self.scanned);
+        drop(gate);
+        self.behind_since.get_or_insert_with(Instant::now);
+        if self.scanned.0 - self.committed.0 >= MARK_EVERY {
+            self.commit_mark().await?;
+        }
+        Ok(())
+    }
+
+    async fn commit_mark(&mut self) -> Flow<()> {
+        self.commit(RowBatch { mark: Some(self.scanned), ..RowBatch::default() }).await
+    }
+
+    /// Commits a batch. It is never given up halfway: the next to write must know what is there.
+    pub(super) async fn commit(&mut self, batch: RowBatch) -> Flow<()> {
+        let gate = self.gate_before_progress().await?;
+        let (mark, parks_change) = (batch.mark, !batch.parks.is_empty());
+        let store = self.store();
+        let committed = super::blocking(move || {
+            store.commit(batch)?;
+            parks_change.then(|| Parks::of(&*store)).transpose()
+        });
+        let parks = committed.await.map_err(host)?;
+        if let Some(parks) = parks {
+            *self.body.parks.lock() = parks;
+        }
+        if let Some(mark) = mark {
+            self.committed = mark;
+            self.publish(mark);
+            self.behind_since = None;
+        }
+        drop(gate);
+        let now = Instant::now();
+        (self.last_commit, self.used) = (Some(now), Some(now));
+        Ok(())
+    }
+
+    fn publish(&self, passed: Position) {
+        self.body.passed.send_if_modified(|known| {
+            let moved = passed > *known;
+            *known = passed.max(*known);
+            moved
+        });
+    }
+
+    fn progressing(&self) {
+        if self.version.state() != State::CatchingUp && self.lag() > self.max_events() as u64 {
+            self.version.set_state(State::CatchingUp);
+        } else if matches!(self.version.state(), State::Retrying { .. } | State::Halted { .. }) {
+            self.version.set_state(if self.lag() == 0 { State::Live } else { State::CatchingUp });
+        }
+    }
+
+    fn lag(&self) -> u64 {
+        self.durable.borrow().position.0.saturating_sub(self.body.passed.borrow().0)
+    }
+
+    fn serves(&self) -> bool {
+        Arc::ptr_eq(&self.slot.serving(), &self.version)
+    }
+
+    /// While a candidate compares itself with the version that serves, that one makes no progress.
+    async fn gate_before_progress(&mut self) -> Flow<Option<OwnedMutexGuard<()>>> {
+        if !self.serves() {
+            return Ok(None);
+        }
+        let gate = self.slot.gate.clone().lock_owned().await;
+        // It may have been swapped away, and its files removed, while it waited.
+        if *self.stop.borrow() || !self.serves() { Err(Stop::Stopped) } else { Ok(Some(gate)) }
+    }
+
+    /// A candidate that is nearly there makes its last steps while the version that serves stands still: else it might
+    /// follow it for ever.
+    async fn gate_before_the_swap(&self) -> Option<OwnedMutexGuard<()>> {
+        if self.serves() {
+            return None;
+        }
+        let behind = self.slot.serving().passed().0.saturating_sub(self.version.passed().0);
+        if behind > self.max_events() as u64 {
+            return None;
+        }
+        Some(self.slot.gate.clone().lock_owned().await)
+    }
+
+    /// Serves instead of the version before it, if it has got as far.
+    async fn swap_if_caught_up(&mut self, gate: Option<OwnedMutexGuard<()>>) -> Flow<()> {
+        let Some(gate) = gate else { return Ok(()) };
+        let before = self.slot.serving();
+        // If the one that serves is ahead of the log, the end of the log is as far as anyone can get.
+        let goal = before.passed().min(self.durable.borrow().position);
+        if self.serves() || self.version.passed() < goal {
+            return Ok(());
+        }
+        let (stores, app, name) = (self.deps.stores.clone(), self.deps.app.clone(), self.name().clone());
+        let key = self.version.key;
+        super::blocking(move || stores.set_serving(&app, &name, key)).await.map_err(host)?;
+        let old = self.slot.swap(self.version.clone());
+        if let Some(old) = &old {
+            old.stop();
+        }
+        drop(gate);
+        info!(mark = %self.version.passed(), "serves instead of {}", before.key.short());
+        if let Some(old) = old {
+            old.stopped().await;
+        }
+        let (stores, app, name) = (self.deps.stores.clone(), self.deps.app.clone(), self.name().clone());
+        if let Err(error) = super::blocking(move || stores.retain(&app, &name, &[key])).await {
+            warn!(%error, "the version before could not be removed; the next deployment tries again");
+        }
+        Ok(())
+    }
+
+    /// Waits for work that may be given up, unless the projector is to end.
+    pub(super) async fn unless_stopped<T>(&self, work: impl Future<Output = T>) -> Flow<T> {
+        let mut stop = self.stop.clone();
+        tokio::select! {
+            biased;
+            () = stopped(&mut stop) => Err(Stop::Stopped),
+            done = work => Ok(done),
+        }
+    }
+
+    pub(super) fn store(&self) -> Arc<dyn ProjectionStore> {
+        self.body.store.clone()
+    }
+
+    pub(super) fn mark(&self) -> Position {
+        self.committed
+    }
+
+    pub(super) fn max_events(&self) -> usize {
+        self.program.deployment.spec.batch.max_events.get()
+    }
+
+    fn max_parked(&self) -> u64 {
+        self.program.deployment.spec.max_parked
+    }
+
+    pub(super) fn now(&self) -> Timestamp {
+        self.deps.clock.now()
+    }
+
+    pub(super) fn app(&self) -> &AppName {
+        &self.deps.app
+    }
+
+    pub(super) fn name(&self) -> &ProjectionName {
+        &self.slot.name
+    }
+}
+
+/// How many of the window's events are dealt with next, and which of them only queue.
+struct Batch {
+    len: usize,
+    /// Indexes of events whose key is parked, ascending.
+    queued: Vec<usize>,
+}
+
+impl Batch {
+    fn new(window: &[StoredEvent], keys: &[Text], parked: &ParkedKeys, front: &Front) -> Self {
+        if parked.is_empty() {
+            let positions: Vec<Position> = window.iter().map(|event| event.position).collect();
+            return Self { len: front.size(&positions), queued: Vec::new() };
+        }
+        let (mut queued, mut free) = (Vec::new(), Vec::new());
+        for (index, key) in keys.iter().enumerate() {
+            if parked.contains(key) {
+                queued.push(index);
+            } else {
+                free.push(index);
+            }
+        }
+        let positions: Vec<Position> = free.iter().map(|index| window[*index].position).collect();
+        let size = if positions.is_empty() { 0 } else { front.size(&positions) };
+        // Events that queue cost nothing: those up to the first one that has to wait come along.
+        let len = free.get(size).copied().unwrap_or(window.len());
+        queued.retain(|index| *index < len);
+        Self { len, queued }
+    }
+
+    fn parks(&self, window: &[StoredEvent], lane_by: &LaneBy) -> Vec<ParkChange> {
+        let queue = |index: &usize| {
+            let event = &window[*index];
+            ParkChange::Queue { key: lane_key(lane_by, event), position: event.position }
+        };
+        self.queued.iter().map(queue).collect()
+    }
+}
+
+fn filter(source: &Source) -> EventFilter {
+    let Source::Log { aggregates, types } = source;
+    let categories =
+        (!aggregates.is_empty()).then(|| aggregates.iter().map(|name| name.text().clone()).collect());
+    let types = (!types.is_empty()).then(|| types.iter().map(|name| name.text().clone()).collect());
+    EventFilter { categories, types }
+}
+
+fn host(error: ebb_domain::port::models::ModelError) -> Stop {
+    Stop::Host(error.to_string())
+}
+
+async fn stopped(stop: &mut watch::Receiver<bool>) {
+    // Whoever could stop it is gone: that is a stop as well.
+    let _ = stop.wait_for(|stop| *stop).await;
+}
+
+async fn sleep_until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,481 @@
+//! An app's projections: which there are, which version of each serves, and which one is being built.
+
+use super::overlay::Models;
+use super::parking::{Command, Retried, Skipped};
+use super::projector::{Projector, Runner};
+use super::reader::ModelReader;
+use super::status::ProjectionStatus;
+use super::version::{self, Body, Program, Version};
+use ebb_domain::digest::Digest;
+use ebb_domain::manifest::ProjectionSpec;
+use ebb_domain::model::ModelSchema;
+use ebb_domain::name::{AppName, ModelName, ProjectionName};
+use ebb_domain::port::Clock;
+use ebb_domain::port::guest::{CallError, Engine, FunctionSpec};
+use ebb_domain::port::log::EventLog;
+use ebb_domain::port::models::{ModelError, ModelStores, Parked, ProjectionVersion};
+use ebb_domain::text::Text;
+use parking_lot::{Mutex, RwLock};
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use thiserror::Error;
+use tokio::sync::{oneshot, watch};
+use tracing::{info, warn};
+
+/// What projections are put together from.
+#[derive(Clone)]
+pub struct ProjectionDeps {
+    /// Their app.
+    pub app: AppName,
+    /// Its log.
+    pub log: Arc<dyn EventLog>,
+    /// Guest code.
+    pub engine: Arc<dyn Engine>,
+    /// Rows.
+    pub stores: Arc<dyn ModelStores>,
+    /// The wall clock, for what people read; waiting goes by tokio's.
+    pub clock: Arc<dyn Clock>,
+}
+
+/// One projection of a deployment.
+#[derive(Clone, Debug)]
+pub struct ProjectionDeployment {
+    /// What the manifest says.
+    pub spec: ProjectionSpec,
+    /// Its module, compiled already.
+    pub module: Digest,
+    /// The models that it writes.
+    pub models: Vec<ModelSchema>,
+}
+
+/// Why something could not be done with projections.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum ProjectionError {
+    /// There is no projection of that name.
+    #[error("there is no projection `{0}`")]
+    Unknown(ProjectionName),
+    /// Its module can't be run.
+    #[error("projection `{projection}`: {error}")]
+    Module {
+        /// The projection.
+        projection: ProjectionName,
+        /// What the engine says.
+        error: CallError,
+    },
+    /// Its rows can't be opened or read.
+    #[error(transparent)]
+    Store(#[from] ModelError),
+    /// Nothing is parked under that key.
+    #[error("projection `{projection}` has nothing parked under the key `{key}`")]
+    NotParked {
+        /// The projection.
+        projection: ProjectionName,
+        /// The key.
+        key: Text,
+    },
+    /// Another version is being built already.
+    #[error("projection `{0}` is being built already; wait until that version serves")]
+    Building(ProjectionName),
+    /// It does not run now: it is being stopped, or waits for its successor.
+    #[error("projection `{0}` does not run now; try again when its version serves")]
+    NotRunning(ProjectionName),
+    /// Something on our side failed; the same may work later.
+    #[error("it could not be done now: {0}")]
+    Unavailable(String),
+}
+
+/// The projections of one app.
+pub struct Projections {
+    deps: ProjectionDeps,
+    slots: RwLock<BTreeMap<ProjectionName, Arc<Slot>>>,
+    models: RwLock<HashMap<ModelName, (Arc<Slot>, Arc<ModelSchema>)>>,
+    /// Deployments and rebuilds happen one at a time.
+    deploying: tokio::sync::Mutex<()>,
+}
+
+/// One projection, whatever its version.
+pub(super) struct Slot {
+    pub name: ProjectionName,
+    serving: watch::Sender<Arc<Version>>,
+    /// Held by the serving version while it makes progress, and by a candidate while it takes its place.
+    pub gate: Arc<tokio::sync::Mutex<()>>,
+    runners: Mutex<Runners>,
+}
+
+#[derive(Default)]
+struct Runners {
+    serving: Option<Runner>,
+    building: Option<(Arc<Version>, Option<Runner>)>,
+}
+
+impl Slot {
+    fn new(name: ProjectionName, serving: Arc<Version>) -> Arc<Self> {
+        let serving = watch::Sender::new(serving);
+        Arc::new(Self { name, serving, gate: Arc::default(), runners: Mutex::default() })
+    }
+
+    pub(super) fn serving(&self) -> Arc<Version> {
+        self.serving.borrow().clone()
+    }
+
+    pub(super) fn watch_serving(&self) -> watch::Receiver<Arc<Version>> {
+        self.serving.subscribe()
+    }
+
+    fn building(&self) -> Option<Arc<Version>> {
+        self.runners.lock().building.as_ref().map(|(version, _)| version.clone())
+    }
+
+    /// A candidate serves from now on; gives what ran the version before.
+    pub(super) fn swap(&self, candidate: Arc<Version>) -> Option<Runner> {
+        let mut runners = self.runners.lock();
+        let runner = runners.building.take().and_then(|(_, runner)| runner);
+        self.serving.send_replace(candidate);
+        std::mem::replace(&mut runners.serving, runner)
+    }
+
+    /// Runs these versions.
+    fn run(self: &Arc<Self>, deps: &ProjectionDeps, serving: Arc<Version>, building: Option<Arc<Version>>) {
+        // Held until both are known: a candidate that has nothing to catch up on swaps at once.
+        let mut runners = self.runners.lock();
+        self.serving.send_replace(serving.clone());
+        runners.serving = Projector::start(deps, self, &serving);
+        runners.building = building.map(|version| {
+            let runner = Projector::start(deps, self, &version);
+            (version, runner)
+        });
+    }
+
+    /// Ends what runs; gives the version that was being built.
+    async fn stop(&self) -> Option<Arc<Version>> {
+        let Runners { serving, building } = std::mem::take(&mut *self.runners.lock());
+        let (candidate, building) = building.unzip();
+        for runner in building.flatten().into_iter().chain(serving) {
+            runner.stopped().await;
+        }
+        // It may have taken over while it was told to end.
+        candidate.filter(|candidate| !Arc::ptr_eq(candidate, &self.serving()))
+    }
+}
+
+impl Projections {
+    /// No projections yet; [`Projections::deploy`] brings them.
+    #[must_use]
+    pub fn start(deps: ProjectionDeps) -> Self {
+        Self {
+            deps,
+            slots: RwLock::default(),
+            models: RwLock::default(),
+            deploying: tokio::sync::Mutex::new(()),
+        }
+    }
+
+    /// Runs these projections and no others. One whose version (module, source, lanes, models) is unchanged goes on from
+    /// its mark with its new settings; a changed one is built beside the version that serves, and takes its place when
+    /// it has got as far; a new one serves at once. Rows of projections that are gone are removed.
+    ///
+    /// # Errors
+    /// A module can't be run: then nothing is changed. Or rows can't be opened: then those projections go on as they
+    /// were.
+    pub async fn deploy(&self, set: Vec<ProjectionDeployment>) -> Result<(), ProjectionError> {
+        let _one_at_a_time = self.deploying.lock().await;
+        let programs = set.into_iter().map(|deployment| self.program(deployment));
+        let programs = programs.collect::<Result<Vec<_>, _>>()?;
+        let mut result = Ok(());
+        let mut slots = BTreeMap::new();
+        for program in programs {
+            let name = program.deployment.spec.name.clone();
+            let known = self.slots.read().get(&name).cloned();
+            match self.switch(known.clone(), program).await {
+                Ok(slot) => {
+                    slots.insert(name, slot);
+                }
+                Err(error) => {
+                    warn!(app = %self.deps.app, projection = %name, %error, "could not be deployed");
+                    slots.extend(known.map(|slot| (name, slot)));
+                    result = Err(error);
+                }
+            }
+        }
+        let before = std::mem::replace(&mut *self.slots.write(), slots.clone());
+        *self.models.write() = models(slots.values());
+        for (name, slot) in before {
+            if !slots.contains_key(&name) {
+                self.remove(&slot).await.or_else(|error| {
+                    warn!(app = %self.deps.app, projection = %name, %error, "its rows could not be removed");
+                    if result.is_ok() { Err(error) } else { Ok(()) }
+                })?;
+            }
+        }
+        result
+    }
+
+    fn program(&self, deployment: ProjectionDeployment) -> Result<Program, ProjectionError> {
+        let spec = &deployment.spec;
+        let function = FunctionSpec {
+            app: self.deps.app.clone(),
+            function: format!("projection.{}", spec.name).into(),
+            module: deployment.module,
+            limits: spec.limits,
+            instances: spec.instances,
+        };
+        let module = self.deps.engine.projection(function);
+        let module =
+            module.map_err(|error| ProjectionError::Module { projection: spec.name.clone(), error })?;
+        Ok(Program { deployment: Arc::new(deployment), module })
+    }
+
+    /// Deploys one projection. If that fails, what ran before runs again.
+    async fn switch(&self, known: Option<Arc<Slot>>, program: Program) -> Result<Arc<Slot>, ProjectionError> {
+        let Some(slot) = known else { return self.first(program).await };
+        let building = slot.stop().await;
+        let serving = slot.serving();
+        match self.plan(Some(serving.clone()), program).await {
+            Ok((serving, building)) => {
+                slot.run(&self.deps, serving, building);
+                Ok(slot)
+            }
+            Err(error) => {
+                slot.run(&self.deps, serving, building);
+                Err(error)
+            }
+        }
+    }
+
+    /// Deploys a projection that this process does not know.
+    async fn first(&self, program: Program) -> Result<Arc<Slot>, ProjectionError> {
+        let name = program.deployment.spec.name.clone();
+        let (serving, building) = self.plan(None, program).await?;
+        let slot = Slot::new(name, serving.clone());
+        slot.run(&self.deps, serving, building);
+        Ok(slot)
+    }
+
+    /// Decides which version serves and which one is built, opens both, and removes all others.
+    async fn plan(
+        &self,
+        serving: Option<Arc<Version>>,
+        program: Program,
+    ) -> Result<(Arc<Version>, Option<Arc<Version>>), ProjectionError> {
+        let name = program.deployment.spec.name.clone();
+        let declared = version::declared(&program.deployment);
+        let pointed = match &serving {
+            Some(serving) => Some(serving.key),
+            None => self.on_stores(&name, |stores, app, name| stores.serving(app, name)).await?,
+        };
+        let mut there = self.on_stores(&name, |stores, app, name| stores.versions(app, name)).await?;
+        there.retain(|key| version::is_same(key, &declared));
+        let newest = there.into_iter().max_by_key(version::generation);
+        let (serving, building) = match pointed {
+            Some(key) if version::is_same(&key, &declared) => {
+                let serving = match serving {
+                    Some(serving) => serving.with(program.clone()),
+                    None => self.open(key, &program).await?,
+                };
+                // A rebuild that was interrupted by a restart goes on.
+                let further = newest.filter(|newest| version::generation(newest) > version::generation(&key));
+                (Some(serving), further)
+            }
+            Some(key) => {
+                let serving = match serving {
+                    Some(serving) => Some(serving),
+                    None => self.open_superseded(&name, key).await?,
+                };
+                (serving, Some(newest.unwrap_or(declared)))
+            }
+            None => (None, None),
+        };
+        let (serving, building) = match (serving, building) {
+            (Some(serving), Some(key)) => (serving, Some(self.open(key, &program).await?)),
+            (Some(serving), None) => (serving, None),
+            // There is nothing to wait for: it serves from its first event on.
+            (None, key) => {
+                let key = key.unwrap_or(declared);
+                let serving = self.open(key, &program).await?;
+                self.on_stores(&name, move |stores, app, name| stores.set_serving(app, name, key)).await?;
+                (serving, None)
+            }
+        };
+        let kept: Vec<ProjectionVersion> =
+            [Some(serving.key), building.as_ref().map(|building| building.key)]
+                .into_iter()
+                .flatten()
+                .collect();
+        self.on_stores(&name, move |stores, app, name| stores.retain(app, name, &kept)).await?;
+        if let Some(building) = &building {
+            info!(app = %self.deps.app, projection = %name, version = %building.key.short(), "is being built");
+        }
+        Ok((serving, building))
+    }
+
+    async fn open(&self, key: ProjectionVersion, program: &Program) -> Result<Arc<Version>, ProjectionError> {
+        let name = program.deployment.spec.name.clone();
+        let models = Models::new(program.deployment.models.iter().cloned());
+        let schemas = models.clone();
+        let open = move |stores: &dyn ModelStores, app: &AppName, name: &ProjectionName| {
+            Body::open(stores.open(app, name, key, schemas.all())?)
+        };
+        let body = self.on_stores(&name, open).await?;
+        Ok(Version::new(key, models, Some(program.clone()), body))
+    }
+
+    /// What served before a restart, whose module is not known any more: its rows serve as they are.
+    async fn open_superseded(
+        &self,
+        name: &ProjectionName,
+        key: ProjectionVersion,
+    ) -> Result<Option<Arc<Version>>, ProjectionError> {
+        let open = move |stores: &dyn ModelStores, app: &AppName, name: &ProjectionName| {
+            let Some((store, models)) = stores.open_existing(app, name, key)? else { return Ok(None) };
+            Ok(Some((Body::open(store)?, models)))
+        };
+        let opened = self.on_stores(name, open).await?;
+        Ok(opened.map(|(body, models)| Version::new(key, Models::new(models), None, body)))
+    }
+
+    async fn on_stores<T: Send + 'static>(
+        &self,
+        name: &ProjectionName,
+        work: impl FnOnce(&dyn ModelStores, &AppName, &ProjectionName) -> Result<T, ModelError> + Send + 'static,
+    ) -> Result<T, ModelError> {
+        let (stores, app, name) = (self.deps.stores.clone(), self.deps.app.clone(), name.clone());
+        super::blocking(move || work(&*stores, &app, &name)).await
+    }
+
+    async fn remove(&self, slot: &Slot) -> Result<(), ProjectionError> {
+        slot.stop().await;
+        self.on_stores(&slot.name, |stores, app, name| stores.retain(app, name, &[])).await?;
+        info!(app = %self.deps.app, projection = %slot.name, "removed");
+        Ok(())
+    }
+
+    /// Builds a projection's rows anew, beside those that serve, which the new ones replace when they have got as far.
+    ///
+    /// # Errors
+    /// There is no such projection, one of its versions is being built already, or the store failed.
+    pub async fn rebuild(&self, projection: &ProjectionName) -> Result<(), ProjectionError> {
+        let _one_at_a_time = self.deploying.lock().await;
+        let slot = self.slot(projection)?;
+        let building = slot.stop().await;
+        let serving = slot.serving();
+        let program = match (&building, &serving.program) {
+            (None, Some(program)) => program.clone(),
+            _ => {
+                slot.run(&self.deps, serving, building);
+                return Err(ProjectionError::Building(projection.clone()));
+            }
+        };
+        let serving = serving.with(program.clone());
+        let opened = self.open(version::rebuilt(&serving.key), &program).await;
+        let (building, result) = match opened {
+            Ok(building) => (Some(building), Ok(())),
+            Err(error) => (None, Err(error)),
+        };
+        slot.run(&self.deps, serving, building);
+        result
+    }
+
+    /// A reader of a model; none if no projection writes it.
+    #[must_use]
+    pub fn model(&self, model: &ModelName) -> Option<ModelReader> {
+        let (slot, schema) = self.models.read().get(model).cloned()?;
+        Some(ModelReader::new(slot, schema, self.deps.log.durable()))
+    }
+
+    /// How all projections are doing, by name. Does not wait for any of them.
+    #[must_use]
+    pub fn status(&self) -> Vec<ProjectionStatus> {
+        let end = self.deps.log.durable().borrow().position;
+        let status = |slot: &Arc<Slot>| {
+            let serving = slot.serving();
+            let building = slot.building().filter(|building| !Arc::ptr_eq(building, &serving));
+            ProjectionStatus {
+                name: slot.name.clone(),
+                models: serving.models.all().iter().map(|model| model.name.clone()).collect(),
+                serving: serving.status(end),
+                building: building.map(|version| version.status(end)),
+            }
+        };
+        self.slots.read().values().map(status).collect()
+    }
+
+    /// Parked keys of the version that serves, in order of key, those behind `after`.
+    ///
+    /// # Errors
+    /// There is no such projection, or the store failed.
+    pub async fn parked(
+        &self,
+        projection: &ProjectionName,
+        after: Option<Text>,
+        limit: usize,
+    ) -> Result<Vec<Parked>, ProjectionError> {
+        let serving = self.slot(projection)?.serving();
+        serving.touch();
+        let store = serving.body().store.clone();
+        Ok(super::blocking(move || store.parked(after.as_deref(), limit)).await?)
+    }
+
+    /// Applies a parked key's queue in order, up to the first event that fails again.
+    ///
+    /// # Errors
+    /// There is no such projection, nothing is parked under that key, or something on our side failed.
+    pub async fn retry(&self, projection: &ProjectionName, key: &Text) -> Result<Retried, ProjectionError> {
+        self.command(projection, |answer| Command::Retry { key: key.clone(), answer }).await
+    }
+
+    /// Leaves out the first event of a parked key's queue, or the `whole` queue: the one way in which an event is never
+    /// in the rows.
+    ///
+    /// # Errors
+    /// There is no such projection, nothing is parked under that key, or something on our side failed.
+    pub async fn skip(
+        &self,
+        projection: &ProjectionName,
+        key: &Text,
+        whole: bool,
+    ) -> Result<Skipped, ProjectionError> {
+        self.command(projection, |answer| Command::Skip { key: key.clone(), whole, answer }).await
+    }
+
+    async fn command<T>(
+        &self,
+        projection: &ProjectionName,
+        command: impl FnOnce(oneshot::Sender<Result<T, ProjectionError>>) -> Command,
+    ) -> Result<T, ProjectionError> {
+        let slot = self.slot(projection)?;
+        let commands = slot.runners.lock().serving.as_ref().map(|runner| runner.commands.clone());
+        let not_running = || ProjectionError::NotRunning(projection.clone());
+        let (answer, answered) = oneshot::channel();
+        let commands = commands.ok_or_else(not_running)?;
+        commands.send(command(answer)).await.map_err(|_| not_running())?;
+        answered.await.map_err(|_| not_running())?
+    }
+
+    fn slot(&self, projection: &ProjectionName) -> Result<Arc<Slot>, ProjectionError> {
+        self.slots.read().get(projection).cloned().ok_or_else(|| ProjectionError::Unknown(projection.clone()))
+    }
+
+    /// Stops all projections: calls of modules are given up, commits are finished. What they have is readable still.
+    pub async fn shutdown(&self) {
+        let _one_at_a_time = self.deploying.lock().await;
+        let slots: Vec<_> = self.slots.read().values().cloned().collect();
+        futures_util::future::join_all(slots.iter().map(|slot| slot.stop())).await;
+        for slot in slots {
+            slot.serving().body().store.release();
+        }
+    }
+}
+
+/// Which projection writes which model, as the manifest declares them.
+fn models<'a>(
+    slots: impl Iterator<Item = &'a Arc<Slot>>,
+) -> HashMap<ModelName, (Arc<Slot>, Arc<ModelSchema>)> {
+    let mut models = HashMap::new();
+    for slot in slots {
+        let declared = slot.building().unwrap_or_else(|| slot.serving());
+        for schema in declared.models.all() {
+            models.insert(schema.name.clone(), (slot.clone(), Arc::new(schema.clone())));
+        }
+    }
+    models
+}

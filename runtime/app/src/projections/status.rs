@@ -1,0 +1,118 @@
+//! What a projection tells about itself.
+
+use ebb_domain::event::Position;
+use ebb_domain::name::{ModelName, ProjectionName};
+use ebb_domain::port::models::{ProjectionVersion, Tried};
+use serde::Serialize;
+
+/// What a version of a projection is doing.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case", tag = "state")]
+pub enum State {
+    /// It reads what the log has had for some time.
+    #[default]
+    CatchingUp,
+    /// It has read all that is durable, and waits for more.
+    Live,
+    /// An event failed, or something on our side did; it is tried again.
+    Retrying {
+        /// The event that stands at the front, if it is the event that fails.
+        position: Option<Position>,
+        /// How often it was tried.
+        attempts: u32,
+        /// Why it failed last.
+        error: String,
+    },
+    /// It goes no further without help: a key was to be parked past `max-parked`, or its rows are ahead of the log.
+    Halted {
+        /// Why, and what to do.
+        reason: String,
+    },
+    /// Its module is not known any more; it serves what it has until its successor has caught up.
+    Superseded,
+    /// It was stopped.
+    Stopped,
+}
+
+impl State {
+    /// Its name: `catching-up`, `live`, `retrying`, `halted`, `superseded`, `stopped`.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::CatchingUp => "catching-up",
+            Self::Live => "live",
+            Self::Retrying { .. } => "retrying",
+            Self::Halted { .. } => "halted",
+            Self::Superseded => "superseded",
+            Self::Stopped => "stopped",
+        }
+    }
+
+    pub(super) fn retrying(tried: &Tried) -> Self {
+        Self::Retrying {
+            position: Some(tried.position),
+            attempts: tried.attempts,
+            error: tried.reason.clone(),
+        }
+    }
+}
+
+/// What a version has done since the node started.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Counters {
+    /// Events applied.
+    pub events: u64,
+    /// Batches committed.
+    pub batches: u64,
+    /// Batches that ran again on one lane, because their lanes met on a row.
+    pub collisions: u64,
+    /// Calls of the module that failed.
+    pub failures: u64,
+}
+
+/// A version of a projection.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct VersionStatus {
+    /// Its name.
+    pub version: ProjectionVersion,
+    /// What it is doing.
+    #[serde(flatten)]
+    pub state: State,
+    /// How far it has got: everything up to here is in its rows, or parked.
+    pub mark: Position,
+    /// Positions between the mark and the end of the log.
+    pub lag: u64,
+    /// Parked keys.
+    pub parked: u64,
+    /// What it has done since the node started.
+    #[serde(flatten)]
+    pub counters: Counters,
+    /// What went wrong last, if anything did.
+    pub last_error: Option<String>,
+    /// Bytes on disk.
+    pub size_bytes: u64,
+}
+
+/// A projection.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ProjectionStatus {
+    /// Its name.
+    pub name: ProjectionName,
+    /// The models that it writes.
+    pub models: Vec<ModelName>,
+    /// The version that serves queries.
+    pub serving: VersionStatus,
+    /// The version that is being built to take its place.
+    pub building: Option<VersionStatus>,
+}
+
+impl ProjectionStatus {
+    /// Whether people should look: halted, or trying again, or with parked keys.
+    #[must_use]
+    pub fn needs_attention(&self) -> bool {
+        let worried = |version: &VersionStatus| {
+            version.parked > 0 || matches!(version.state, State::Halted { .. } | State::Retrying { .. })
+        };
+        worried(&self.serving) || self.building.as_ref().is_some_and(worried)
+    }
+}
