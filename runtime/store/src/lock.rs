@@ -39,8 +39,9 @@ impl NodeLock {
             }
             Err(error) => return Err(io(error.into())),
         }
-        let command: Vec<String> =
-            std::env::args_os().map(|arg| arg.to_string_lossy().into_owned()).collect();
+        // Program and subcommand only: what follows may hold a token.
+        let words = std::env::args_os().map(|arg| arg.to_string_lossy().into_owned());
+        let command: Vec<String> = words.take(2).take_while(|word| !word.starts_with('-')).collect();
         let holder = format!("process {} (`{}`)\n", std::process::id(), command.join(" "));
         let noted =
             file.set_len(0).and_then(|()| file.rewind()).and_then(|()| file.write_all(holder.as_bytes()));

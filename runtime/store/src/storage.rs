@@ -232,7 +232,7 @@ impl DiskStorage {
     /// damaged is kept aside.
     ///
     /// # Errors
-    /// The log is in use; the backup lacks what would be needed; the disk refused. The log is then as it was.
+    /// The log is in use, or the backup lacks what would be needed: nothing has changed then. Or the disk refused.
     pub fn repair(
         &self,
         app: &AppName,

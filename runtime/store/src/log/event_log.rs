@@ -132,9 +132,12 @@ impl Core {
         limits: ReadLimits,
         only_memory: bool,
     ) -> Result<Option<Vec<StoredEvent>>, ReadError> {
+        let last = self.durable.borrow().commit.0;
         for rebuilt in [false, true] {
             let spans = self.index.spans(stream.text(), from, limits.items.max(1), only_memory);
-            let Some(spans) = spans.map_err(|error| index_failed(&error))? else { return Ok(None) };
+            let Some(mut spans) = spans.map_err(|error| index_failed(&error))? else { return Ok(None) };
+            // The index hears of a commit a moment before the mark covers it.
+            spans.retain(|span| span.commit <= last);
             let mut places = Places::new(&self.segments);
             let (mut events, mut bytes) = (Vec::new(), 0);
             let mut next = from.0;

@@ -142,7 +142,7 @@ impl DiskLog {
             .map_err(|error| StorageError(error.to_string()))?;
 
         let epoch = writer.epoch();
-        let bounds = Bounds { bytes: options.group_bytes, commits: options.group_commits };
+        let bounds = Bounds { bytes: options.group_bytes.max(1), commits: options.group_commits.max(1) };
         let core = Arc::new(Core {
             name: name.to_owned(),
             options,
@@ -395,10 +395,11 @@ impl Core {
             entry.location.segment = start.segment;
             entry.location.offset += start.offset;
         }
-        // In this order: whoever hears of the mark, or finds nothing staged any more, finds the commits in the index.
+        // In this order: whoever hears of the mark finds the commits in the index, and whoever finds nothing staged any
+        // more, and so takes a commit for durable, finds it below the mark.
         self.index.merge(entries);
-        self.sequencer.lock().settled(run);
         self.durable.send_replace(Durable { commit: to.commit, position: to.position });
+        self.sequencer.lock().settled(run);
         settler.durable();
         self.wake_indexer(indexer);
         Next::Now

@@ -36,7 +36,8 @@ pub struct Mended {
 /// Mends the log in `folder`, which nobody has open, from the log folder `backup`.
 ///
 /// # Errors
-/// The backup has not what is damaged here; it belongs to another log; the disk refused. Nothing has changed then.
+/// The backup has not what is damaged here, or belongs to another log: nothing has changed then. Or the disk refused, or the
+/// log is still damaged after what could be mended was, which the text says.
 pub fn repair(
     disk: &Arc<dyn Disk>,
     folder: &Path,
@@ -82,7 +83,7 @@ pub fn repair(
                 return Err(StorageError(format!("{} is missing here and in the backup", path.display())));
             }
         };
-        let unfinished = path.with_extension("mended");
+        let unfinished = path.with_extension("new");
         write(disk, &unfinished, &new.bytes)?;
         made.push((path, unfinished, here.contains(&sequence), new.taken));
     }

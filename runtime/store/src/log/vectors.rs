@@ -65,14 +65,22 @@ fn decided() -> NewCommit {
             time: Timestamp(1_357_023_600_000_000),
             data: Some(Bytes::from_static(b"{\"delay\":2}")),
         }),
-        origin: Some(KafkaOrigin { cluster: "k".into(), topic: Uuid::from_u128(0x5555), partition: 1, offset: 9 }),
+        origin: Some(KafkaOrigin {
+            cluster: "k".into(),
+            topic: Uuid::from_u128(0x5555),
+            partition: 1,
+            offset: 9,
+        }),
         ..commit("flight-1", vec![event("Departed", "{\"delay\":2}"), photo])
     }
 }
 
 fn refused() -> NewCommit {
-    let refusal =
-        Refusal { code: "departed".into(), message: "it has left".into(), details: Some(Bytes::from_static(b"{}")) };
+    let refusal = Refusal {
+        code: "departed".into(),
+        message: "it has left".into(),
+        details: Some(Bytes::from_static(b"{}")),
+    };
     NewCommit {
         command_id: CommandId(Uuid::from_u128(0x6666)),
         causation_id: Some("cause".into()),
@@ -126,7 +134,10 @@ fn the_documented_bytes_are_read_back() {
     assert_eq!((read.events[0].data.as_ref(), read.events[1].schema_version), (&b"{\"delay\":2}"[..], 2));
     let refusal = reader::commit(&Bytes::from(documented("refusal"))).unwrap();
     let Outcome::Refused(expected) = refused().outcome else { unreachable!() };
-    assert_eq!((&refusal.header.refusal, &refusal.header.idempotency), (&Some(expected), &refused().idempotency));
+    assert_eq!(
+        (&refusal.header.refusal, &refusal.header.idempotency),
+        (&Some(expected), &refused().idempotency)
+    );
     assert_eq!(Marker::decode(&documented("marker")).unwrap().commits, 2);
     assert_eq!(Footer::decode(&documented("footer")).unwrap().sparse.len(), 1);
 }
