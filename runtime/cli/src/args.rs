@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 /// Event-sourced applications as WebAssembly functions, on one binary.
 #[derive(Debug, Parser)]
-#[command(name = "ebb", version, about, after_help = EXIT_CODES, propagate_version = true, max_term_width = 110)]
+#[command(name = "ebb", version, after_help = EXIT_CODES, propagate_version = true, max_term_width = 110)]
 pub(crate) struct Arguments {
     /// How results look.
     #[command(flatten)]

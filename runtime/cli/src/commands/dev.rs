@@ -9,10 +9,13 @@ use crate::embedded::{Signals, ready_line, shut_down};
 use crate::failure::{Exit, Failure};
 use crate::output::{Elapsed, Output};
 use crate::project::Project;
-use ebb_app::deploy::DeployError;
+use ebb_app::bundle::{Bundle, normalise};
+use ebb_app::deploy::{DeployError, Deployment};
 use ebb_domain::digest::Digest;
-use ebb_domain::manifest::Manifest;
+use ebb_domain::manifest::FILE_NAME;
+use ebb_domain::name::AppName;
 use ebb_server::{Config, Server, telemetry};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 use tokio::task::JoinHandle;
@@ -22,9 +25,12 @@ use watch::Watch;
 const ACTOR: &str = "ebb dev";
 
 /// Runs until a signal.
-pub(crate) async fn run(output: Output, args: Dev) -> Result<Exit, Failure> {
+pub(crate) async fn run(output: Output, mut args: Dev) -> Result<Exit, Failure> {
     // A typing mistake in the path is better found now than after a node has started.
     Project::open(&args.dir)?;
+    // As the watcher reports paths.
+    args.dir =
+        args.dir.canonicalize().map_err(|error| Failure::new(format!("{}: {error}", args.dir.display())))?;
     let config = config(&args)?;
     telemetry::init(&config.log)
         .map_err(|error| Failure::new(format!("logging can't be started: {error}")))?;
@@ -36,7 +42,7 @@ pub(crate) async fn run(output: Output, args: Dev) -> Result<Exit, Failure> {
         () = signals.next() => return Ok(Exit::Interrupted),
     };
     let mut session =
-        Session { output, dir: args.dir, build: !args.no_build, server, deployed: None, activity: None };
+        Session { output, dir: args.dir, build: !args.no_build, server, serving: None, activity: None };
     let first = tokio::select! {
         done = session.round(true) => done,
         () = signals.next() => return Ok(shut_down(output, session.end(), signals).await),
@@ -67,7 +73,7 @@ pub(crate) async fn run(output: Output, args: Dev) -> Result<Exit, Failure> {
             changed = Watch::next(&mut watch) => output.note(format_args!("\n{}", describe(&changed, &session.dir))),
             () = signals.next() => break,
         }
-        let was_deployed = session.deployed.is_some();
+        let was_deployed = session.serving.is_some();
         tokio::select! {
             done = session.round(false) => match done {
                 Ok(()) if !was_deployed => session.show_urls(),
@@ -110,8 +116,8 @@ struct Session {
     dir: PathBuf,
     build: bool,
     server: Server,
-    /// The app's name, and the bundle that serves.
-    deployed: Option<(String, Digest)>,
+    /// The name of the app, once it serves.
+    serving: Option<AppName>,
     /// Shows what happens in the app.
     activity: Option<JoinHandle<()>>,
 }
@@ -126,17 +132,19 @@ impl Session {
         }
         let manifest = project.inspected()?;
         let bundle = project.bundle();
-        let digest = bundle.digest();
-        if self.deployed.as_ref().is_some_and(|(_, served)| *served == digest) {
-            self.output.note("nothing has changed in what is deployed");
+        let style = self.output.note_style();
+        let node = self.server.node();
+        if node.app(&manifest.name).is_some_and(|app| is_of(&app.deployment(), &bundle)) {
+            let name = style.strong(&manifest.name);
+            self.output.note(format_args!("{} {name}: nothing has changed", style.good("serving")));
+            self.follow_activity(&manifest.name);
             return Ok(());
         }
-        let deployed = self.server.node().deploy(&manifest.name, bundle, None, ACTOR).await;
+        let deployed = node.deploy(&manifest.name, bundle, None, ACTOR).await;
         let deployment = deployed.map_err(|error| match error {
             DeployError::Invalid(problems) => project.problems(&problems),
             other => Failure::no(other),
         })?;
-        let style = self.output.note_style();
         self.output.note(format_args!(
             "{} {} as deployment {} in {}",
             style.good(if is_first { "serving" } else { "swapped in" }),
@@ -144,17 +152,17 @@ impl Session {
             deployment.number,
             Elapsed(started.elapsed())
         ));
-        self.follow_activity(&manifest);
-        self.deployed = Some((manifest.name.to_string(), digest));
+        self.follow_activity(&manifest.name);
         Ok(())
     }
 
-    /// Shows commits from now on; once, and again if the app has another name now.
-    fn follow_activity(&mut self, manifest: &Manifest) {
-        if self.deployed.as_ref().is_some_and(|(name, _)| *name == *manifest.name) {
+    /// The app serves: shows its commits from now on. Once, and again if the app has another name now.
+    fn follow_activity(&mut self, name: &AppName) {
+        if self.serving.as_ref() == Some(name) {
             return;
         }
-        if let Some(app) = self.server.node().app(&manifest.name) {
+        self.serving = Some(name.clone());
+        if let Some(app) = self.server.node().app(name) {
             let task = tokio::spawn(activity::show(self.output, app));
             if let Some(before) = self.activity.replace(task) {
                 before.abort();
@@ -163,14 +171,19 @@ impl Session {
     }
 
     fn show_urls(&self) {
-        let Some((name, _)) = &self.deployed else { return };
+        let Some(name) = &self.serving else { return };
         let Some(app) = self.server.node().app(name) else { return };
         let manifest = app.manifest();
+        // An app under an earlier name may still be there.
+        let prefix =
+            if self.server.node().only_app().is_some() { String::new() } else { format!("/apps/{name}") };
         let http = self.server.http_address();
         let style = self.output.note_style();
         let row = |method: &str, path: String| {
-            self.output
-                .note(format_args!("  {}  http://{http}{path}", style.faint(format_args!("{method:4}"))));
+            self.output.note(format_args!(
+                "  {}  http://{http}{prefix}{path}",
+                style.faint(format_args!("{method:4}"))
+            ));
         };
         for (aggregate, spec) in &manifest.aggregates {
             for command in spec.commands.keys() {
@@ -192,6 +205,16 @@ impl Session {
     }
 }
 
+/// Whether a deployment was made of this bundle.
+fn is_of(deployment: &Deployment, bundle: &Bundle) -> bool {
+    let deployed =
+        deployment.files.iter().filter_map(|(path, digest)| Some((normalise(Path::new(path))?, *digest)));
+    let mut deployed: BTreeMap<String, Digest> = deployed.collect();
+    deployed.insert(FILE_NAME.to_owned(), deployment.manifest);
+    deployed.len() == bundle.files.len()
+        && bundle.files.iter().all(|(path, contents)| deployed.get(path) == Some(&Digest::of(contents)))
+}
+
 /// What has changed, short.
 fn describe(changed: &[PathBuf], dir: &Path) -> String {
     let shown = |path: &PathBuf| path.strip_prefix(dir).unwrap_or(path).display().to_string();
@@ -199,5 +222,41 @@ fn describe(changed: &[PathBuf], dir: &Path) -> String {
         [] => "changed".to_owned(),
         [one] => format!("{} changed", shown(one)),
         [first, rest @ ..] => format!("{} and {} more changed", shown(first), rest.len()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bytes::Bytes;
+    use ebb_domain::time::Timestamp;
+
+    #[test]
+    fn a_deployment_is_made_of_a_bundle_if_every_file_is_the_same() {
+        let bundle = |module: &'static str| Bundle {
+            files: [(FILE_NAME, "[app]"), ("../target/a.wasm", module)]
+                .map(|(path, contents)| (path.to_owned(), Bytes::from(contents)))
+                .into(),
+        };
+        let deployment = Deployment {
+            app: AppName::new("bank").unwrap(),
+            number: 1,
+            manifest: Digest::of(b"[app]"),
+            files: [("./../target/a.wasm".to_owned(), Digest::of(b"one"))].into(),
+            deployed_at: Timestamp::default(),
+            deployed_by: ACTOR.to_owned(),
+            rollback_to: None,
+        };
+        assert!(is_of(&deployment, &bundle("one")), "however the manifest writes the path");
+        assert!(!is_of(&deployment, &bundle("two")));
+        assert!(!is_of(&deployment, &Bundle { files: BTreeMap::new() }));
+    }
+
+    #[test]
+    fn a_change_is_told_by_its_path_in_the_folder() {
+        let dir = Path::new("/app");
+        let paths = |names: &[&str]| names.iter().map(|name| dir.join(name)).collect::<Vec<_>>();
+        assert_eq!(describe(&paths(&["src/lib.rs"]), dir), "src/lib.rs changed");
+        assert_eq!(describe(&paths(&["src/lib.rs", "ebb.toml", "a"]), dir), "src/lib.rs and 2 more changed");
     }
 }

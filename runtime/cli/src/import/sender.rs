@@ -4,6 +4,7 @@
 use super::lines::Job;
 use crate::client::{Path, Problem};
 use crate::failure::Failure;
+use crate::output::Elapsed;
 use bytes::Bytes;
 use http::header::{AUTHORIZATION, CONTENT_TYPE, HOST, RETRY_AFTER, USER_AGENT};
 use http::{HeaderMap, HeaderValue, Request, StatusCode};
@@ -38,7 +39,7 @@ pub(super) struct Target {
 pub(super) struct Policy {
     /// The first pause; each is twice the one before.
     pub(super) first_pause: Duration,
-    /// Pauses, and a server's `Retry-After`, at most.
+    /// Pauses at most, where the server names none.
     pub(super) longest_pause: Duration,
     /// From a line's first attempt to giving up.
     pub(super) give_up_after: Duration,
@@ -203,11 +204,11 @@ impl Deliver for Connection {
                 },
                 Err(why) => (None, why),
             };
-            let next = named.unwrap_or(pause).min(policy.longest_pause);
+            let next = named.unwrap_or(pause);
             if started.elapsed() + next > policy.give_up_after {
                 let Target { host, port, .. } = &*self.target;
-                let waited = started.elapsed().as_secs();
-                return Err(Failure::new(format!("http://{host}:{port} did not take line {} within {waited} s: {why}", job.number))
+                let waited = Elapsed(started.elapsed());
+                return Err(Failure::new(format!("http://{host}:{port} did not take line {} within {waited}: {why}", job.number))
                     .hint("run the same import again when the server is back: lines that are done are answered from memory"));
             }
             sleep(jittered(next)).await;
@@ -336,7 +337,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_busy_or_vanished_server_gets_the_same_command_again() {
-        let busy = answer("503 Service Unavailable", "retry-after: 1\r\n", r#"{"code":"overloaded"}"#);
+        let busy = answer("503 Service Unavailable", "retry-after: 0\r\n", r#"{"code":"overloaded"}"#);
         let in_flight = answer("409 Conflict", "", r#"{"code":"key_in_flight"}"#);
         let done = answer("200 OK", "ebb-replayed: true\r\n", "{}");
         let (outcome, retries, heads) = deliver(vec![busy, None, in_flight, done]).await;
