@@ -20,7 +20,7 @@ use lru::LruCache;
 use parking_lot::{Mutex, RwLock};
 use sha2::{Digest as _, Sha256};
 use sled::Batch;
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use uuid::Uuid;
@@ -29,11 +29,11 @@ use uuid::Uuid;
 pub(crate) const KEY_LIFE: Duration = Duration::from_secs(24 * 60 * 60);
 /// Streams whose end is kept in memory after it went to sled.
 const RECENT_STREAMS: usize = 8192;
-/// Commits in one batch. sled holds a lock of the whole process while it applies one, so batches are short.
+/// Entries in one batch, about. sled holds a lock of the whole process while it applies one, so batches are short.
 const BATCH: usize = 256;
-/// Commits in one batch of a rebuild, for which look-ups wait anyway: a stream that is written often gets one entry for all
-/// of its commits in the batch.
-const REBUILD_BATCH: usize = 32 * BATCH;
+/// Commits in one batch. A stream's commits in a batch are one entry, so busy streams cost sled next to nothing. A rebuild
+/// takes as many whatever their entries, because look-ups wait for it anyway.
+const BATCH_COMMITS: usize = 2048;
 /// Expired keys that one batch removes.
 const SWEEP: usize = 2 * BATCH;
 
@@ -206,10 +206,10 @@ impl Index {
         *tree = self.db.open_tree(&self.name).map_err(IndexError::from)?;
         self.swept.store(0, Ordering::Relaxed);
         self.indexed.store(0, Ordering::Release);
-        let mut batch = Vec::with_capacity(REBUILD_BATCH);
+        let mut batch = Vec::with_capacity(BATCH_COMMITS);
         fill(&mut |entry| {
             batch.push(entry);
-            if batch.len() == REBUILD_BATCH {
+            if batch.len() == BATCH_COMMITS {
                 self.apply(&tree, &batch)?;
                 batch.clear();
             }
@@ -280,7 +280,7 @@ impl Index {
     /// Moves one batch to sled; false if there was nothing to move.
     pub(crate) fn flush_batch(&self) -> Result<bool, IndexError> {
         let _flushing = self.flushing.lock();
-        let batch: Vec<Entry> = self.pending.lock().queue.iter().take(BATCH).cloned().collect();
+        let batch = next_batch(&self.pending.lock().queue);
         let Some(last) = batch.last() else { return Ok(false) };
         self.apply(&*self.tree()?, &batch)?;
 
@@ -453,6 +453,20 @@ impl Index {
         let packed = value.as_ref().try_into().map_err(|_| malformed("a Kafka origin"))?;
         Ok(Some(Location::unpack(u64::from_be_bytes(packed))))
     }
+}
+
+/// Commits from the queue's front that make about [`BATCH`] entries.
+fn next_batch(queue: &VecDeque<Entry>) -> Vec<Entry> {
+    let (mut streams, mut others, mut batch) = (HashSet::new(), 0, Vec::new());
+    for entry in queue.iter().take(BATCH_COMMITS) {
+        if streams.len() + others >= BATCH {
+            break;
+        }
+        streams.insert(&entry.stream);
+        others += usize::from(entry.key.is_some()) + usize::from(entry.origin.is_some());
+        batch.push(entry.clone());
+    }
+    batch
 }
 
 fn malformed(what: &str) -> IndexError {
