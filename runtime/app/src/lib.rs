@@ -1,5 +1,12 @@
 //! Ebbtide's use cases, over the ports of `ebb-domain`: deciding commands, projecting events, deploying apps.
 //! Knows neither wasmtime nor sockets nor files; its tests use fakes.
 
+pub mod app;
+pub mod bundle;
 pub mod commands;
+pub mod deploy;
+pub mod node;
 pub mod projections;
+pub mod replay;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;

@@ -1,1 +1,20 @@
-//! The command path.
+//! The command path: from a request to a durable answer.
+//!
+//! `service` admits a command and waits for the disk; `mailbox` puts the commands of one stream in order; `runner`
+//! decides them one after another on `warm` state and stages what was decided; `function` holds a module to what its
+//! manifest entry declares.
+
+mod function;
+mod mailbox;
+mod request;
+mod runner;
+mod service;
+#[cfg(test)]
+mod tests;
+mod warm;
+
+pub use function::AggregateFunction;
+pub(crate) use function::list;
+pub use mailbox::CAPACITY as MAILBOX_CAPACITY;
+pub use request::{CommandError, CommandErrorKind, CommandReply, CommandRequest, Precondition, ReplyEvent};
+pub use service::CommandService;

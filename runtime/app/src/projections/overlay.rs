@@ -13,7 +13,7 @@ use std::collections::hash_map::Entry;
 use std::sync::Arc;
 
 /// Rows that one batch may touch.
-const MAX_ROWS: usize = 100_000;
+pub(super) const MAX_ROWS: usize = 100_000;
 
 /// Bytes that one batch may read and write, about.
 const MAX_BYTES: usize = 64 << 20;

@@ -144,11 +144,12 @@ impl ModelReader {
             let version = serving.borrow_and_update().clone();
             let _waiting = Waiting::on(version.clone());
             let mut passed = version.body().passed.subscribe();
+            let reached = async { passed.wait_for(|passed| *passed >= position).await.is_ok() };
             tokio::select! {
-                reached = passed.wait_for(|passed| *passed >= position) => match reached {
-                    Ok(_) => return,
+                reached = reached => match reached {
+                    true => return,
                     // The rows are being made anew.
-                    Err(_) => tokio::task::yield_now().await,
+                    false => tokio::task::yield_now().await,
                 },
                 changed = serving.changed() => if changed.is_err() {
                     // The projection is gone; the wait ends with its time.

@@ -1,7 +1,11 @@
 //! Fakes of the ports, for tests of the use cases: faithful to what the traits promise, and under the test's control.
 
 mod clock;
+mod guest;
 mod log;
+mod models;
 
 pub use clock::ManualClock;
+pub use guest::{Call, Fault, Gate, ProjectionEngine, ScriptedProjection};
 pub use log::{MemoryLog, command_id};
+pub use models::MemoryModels;
