@@ -170,7 +170,7 @@ impl Fixture {
 
     /// Waits until this many commits are staged or durable.
     async fn staged(&self, commits: usize) {
-        while self.log.commits().len() < commits {
+        while self.log.staged() < commits {
             tokio::task::yield_now().await;
         }
     }

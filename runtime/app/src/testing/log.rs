@@ -130,6 +130,12 @@ impl MemoryLog {
         state.commits[..state.durable].to_vec()
     }
 
+    /// How many commits there are, staged ones included.
+    #[must_use]
+    pub fn staged(&self) -> usize {
+        self.state.lock().commits.len()
+    }
+
     /// All durable events.
     #[must_use]
     pub fn events(&self) -> Vec<StoredEvent> {
