@@ -1,1 +1,185 @@
-//! Skeleton.
+//! Guest code: the only crate that knows wasmtime.
+//!
+//! [`WasmEngine`] implements [`Engine`]: it compiles modules when they are deployed, keeps the machine code on disk,
+//! loads it at a function's first call, and runs calls in pooled instances, each within the limits of its function.
+//! A module of any quality can be given to it: what is not WebAssembly, of another world, or imports what it is not
+//! granted is refused by name; what traps, loops, allocates, prints or returns without end fails its own call with an
+//! error that says so, and nobody else's.
+//!
+//! - `world` reads what a module is and imports, and lifts core modules; `module` compiles and loads; `artefact` is
+//!   the folder of machine code.
+//! - `function` has what functions of all kinds share, and the calls of a live instance; `commands` and `projections`
+//!   are their pools. `node` has what all functions share.
+//! - `host` is what guests see; `bindings` are the types of `wit/functions.wit`.
+
+mod artefact;
+mod bindings;
+mod commands;
+mod config;
+mod function;
+mod host;
+mod meter;
+mod module;
+mod node;
+mod projections;
+mod status;
+mod ticker;
+mod world;
+
+pub use status::{FunctionState, FunctionStatus};
+
+use artefact::Artefacts;
+use bytes::Bytes;
+use commands::{CommandHandle, Commands};
+use ebb_domain::digest::Digest;
+use ebb_domain::limits::cap;
+use ebb_domain::port::Future;
+use ebb_domain::port::guest::{
+    CallError, CommandModule, CompileError, Engine, FunctionSpec, ModuleKind, ProjectionModule,
+};
+use function::{Function, Pool};
+use module::{CompileLimits, Modules};
+use node::Node;
+use projections::{Projection, ProjectionHandle};
+use std::path::PathBuf;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+use thiserror::Error;
+use ticker::Ticker;
+
+/// The module of a digest, if it is there: for compiling it again when its artefact can't be used. Called on a thread
+/// that may block.
+pub type Fetch = Arc<dyn Fn(&Digest) -> Option<Bytes> + Send + Sync>;
+
+/// Where an engine keeps its artefacts, and how much it does at once.
+#[derive(Clone)]
+pub struct EngineOptions {
+    /// Folder of artefacts. Nobody else should write into it; it can be thrown away.
+    pub artefacts: PathBuf,
+    /// Key of the artefacts' MAC: what was not written under it is not loaded.
+    pub mac_key: [u8; 32],
+    /// Where modules are, for when an artefact is missing, damaged or of another version. Without it they must be
+    /// deployed again.
+    pub fetch: Option<Fetch>,
+    /// Calls at once, of all functions together.
+    pub concurrency: usize,
+    /// Slots for instances, of all functions together; their address space is reserved at start. With 0, memory is
+    /// mapped for each instance.
+    pub instances: u32,
+    /// How large a module may be, in bytes.
+    pub module_bytes: u64,
+    /// How long a module may take to compile.
+    pub compile_time: Duration,
+}
+
+impl EngineOptions {
+    /// Defaults: 512 calls at once, 1,024 instances, modules of 32 MiB and 60 s to compile, no place to fetch from.
+    #[must_use]
+    pub fn new(artefacts: PathBuf, mac_key: [u8; 32]) -> Self {
+        Self {
+            artefacts,
+            mac_key,
+            fetch: None,
+            concurrency: 512,
+            instances: 1024,
+            module_bytes: cap::MODULE_BYTES,
+            compile_time: cap::COMPILE,
+        }
+    }
+
+    /// Where modules are fetched from when they must be compiled again.
+    #[must_use]
+    pub fn with_fetch(mut self, fetch: impl Fn(&Digest) -> Option<Bytes> + Send + Sync + 'static) -> Self {
+        self.fetch = Some(Arc::new(fetch));
+        self
+    }
+}
+
+/// Why an engine could not be set up.
+#[derive(Debug, Error)]
+pub enum EngineError {
+    /// The folder of artefacts can't be used.
+    #[error("the folder of artefacts {folder} can't be used: {error}")]
+    Artefacts {
+        /// The folder.
+        folder: PathBuf,
+        /// What the system says.
+        error: std::io::Error,
+    },
+    /// The ticker's thread can't be started.
+    #[error("a thread can't be started: {0}")]
+    Thread(std::io::Error),
+    /// wasmtime does not run here.
+    #[error("WebAssembly can't be run on this machine: {0}")]
+    Unsupported(String),
+}
+
+/// Compiles modules and runs them. Its calls want a tokio runtime with time enabled.
+pub struct WasmEngine {
+    node: Arc<Node>,
+}
+
+impl WasmEngine {
+    /// Sets up an engine; nothing is compiled or loaded yet.
+    ///
+    /// # Errors
+    /// The folder of artefacts can't be used, or wasmtime does not run on this machine.
+    pub fn new(options: EngineOptions) -> Result<Self, EngineError> {
+        let EngineOptions {
+            artefacts: folder,
+            mac_key,
+            fetch,
+            concurrency,
+            instances,
+            module_bytes,
+            compile_time,
+        } = options;
+        let unsupported = |error: wasmtime::Error| EngineError::Unsupported(format!("{error:#}"));
+        let engine = config::engine(instances).map_err(unsupported)?;
+        let artefacts = Artefacts::open(&folder, config::fingerprint(&engine), mac_key)
+            .map_err(|error| EngineError::Artefacts { folder, error })?;
+        let ticker = Ticker::start(&engine).map_err(EngineError::Thread)?;
+        let limits = CompileLimits { bytes: module_bytes, time: compile_time };
+        let modules = Modules::new(engine, artefacts, limits, fetch).map_err(unsupported)?;
+        Ok(Self { node: Node::new(modules, ticker, concurrency) })
+    }
+
+    /// Every function that is deployed, as it is now.
+    #[must_use]
+    pub fn status(&self) -> Vec<FunctionStatus> {
+        let mut status: Vec<_> = self.node.pools().iter().map(|pool| FunctionStatus::of(&**pool)).collect();
+        status.sort_by(|a, b| (&*a.app, &*a.function).cmp(&(&*b.app, &*b.function)));
+        status
+    }
+
+    /// Epoch ticks so far, 10 ms each while a guest runs; none while none does.
+    #[must_use]
+    pub fn ticks(&self) -> u64 {
+        self.node.ticker.ticks()
+    }
+
+    fn function(&self, spec: FunctionSpec, kind: ModuleKind) -> Result<Function, CallError> {
+        let module = self.node.modules.get(spec.module, kind)?;
+        Ok(Function::new(spec, module, self.node.clone()))
+    }
+}
+
+impl Engine for WasmEngine {
+    fn compile(&self, wasm: Bytes, kind: ModuleKind) -> Future<'_, Result<Digest, CompileError>> {
+        Box::pin(self.node.modules.compile(wasm, kind))
+    }
+
+    fn commands(&self, spec: FunctionSpec) -> Result<Arc<dyn CommandModule>, CallError> {
+        let commands = Arc::new(Commands::new(self.function(spec, ModuleKind::Command)?));
+        let pool: Weak<dyn Pool> = Arc::downgrade(&(commands.clone() as Arc<dyn Pool>));
+        self.node.add(pool);
+        Ok(Arc::new(CommandHandle(commands)))
+    }
+
+    fn projection(&self, spec: FunctionSpec) -> Result<Arc<dyn ProjectionModule>, CallError> {
+        let projection = Arc::new(Projection::new(self.function(spec, ModuleKind::Projection)?));
+        let pool: Weak<dyn Pool> = Arc::downgrade(&(projection.clone() as Arc<dyn Pool>));
+        self.node.add(pool);
+        Ok(Arc::new(ProjectionHandle(projection)))
+    }
+}

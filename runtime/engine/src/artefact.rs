@@ -1,0 +1,121 @@
+//! Compiled modules on disk: one file for each module, kind and fingerprint of the engine, with a MAC over all of it.
+//! Loading one runs machine code from it, so that nothing is loaded whose MAC does not fit.
+//!
+//! A file is the code as wasmtime serialises it (an ELF image, which says itself where it ends), then 32 bytes of
+//! HMAC-SHA256 over fingerprint, digest, kind and code.
+
+use crate::world::KindExt;
+use ebb_domain::digest::Digest;
+use ebb_domain::port::guest::ModuleKind;
+use hmac::{Hmac, Mac};
+use sha2::Sha256;
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use wasmtime::Engine;
+use wasmtime::component::Component;
+
+const MAC_BYTES: usize = 32;
+
+/// The folder of artefacts that this engine can load.
+pub(crate) struct Artefacts {
+    folder: PathBuf,
+    fingerprint: String,
+    key: [u8; 32],
+    next_temporary: AtomicU64,
+}
+
+impl Artefacts {
+    /// Makes the folder, and throws away what other versions of the engine left in it: it can be compiled again.
+    pub(crate) fn open(root: &Path, fingerprint: String, key: [u8; 32]) -> io::Result<Self> {
+        let folder = root.join(&fingerprint);
+        fs::create_dir_all(&folder)?;
+        for entry in fs::read_dir(root)? {
+            let entry = entry?;
+            let name = entry.file_name();
+            let ours = name.to_str().is_some_and(|name| {
+                name.len() == fingerprint.len() && name.bytes().all(|byte| byte.is_ascii_hexdigit())
+            });
+            let foreign = ours && name.to_str() != Some(&fingerprint) && entry.file_type()?.is_dir();
+            if foreign && let Err(error) = fs::remove_dir_all(entry.path()) {
+                tracing::warn!(folder = %entry.path().display(), %error, "artefacts of another engine can't be removed");
+            }
+        }
+        Ok(Self { folder, fingerprint, key, next_temporary: AtomicU64::new(0) })
+    }
+
+    fn path(&self, digest: &Digest, kind: ModuleKind) -> PathBuf {
+        self.folder.join(format!("{digest}.{}", kind.name()))
+    }
+
+    /// Whether there is one; whether it can be trusted is told when it is loaded.
+    pub(crate) fn contains(&self, digest: &Digest, kind: ModuleKind) -> bool {
+        self.path(digest, kind).is_file()
+    }
+
+    fn mac(&self, digest: &Digest, kind: ModuleKind, code: &[u8]) -> Hmac<Sha256> {
+        let mut mac = Hmac::<Sha256>::new_from_slice(&self.key).expect("HMAC takes keys of any length");
+        mac.update(self.fingerprint.as_bytes());
+        mac.update(&digest.0);
+        mac.update(&[kind as u8]);
+        mac.update(code);
+        mac
+    }
+
+    /// Keeps an artefact; it is there whole or not at all, also after a crash.
+    pub(crate) fn save(&self, digest: &Digest, kind: ModuleKind, code: &[u8]) -> io::Result<()> {
+        let number = self.next_temporary.fetch_add(1, Ordering::Relaxed);
+        let temporary = self.folder.join(format!("{}-{number}.tmp", std::process::id()));
+        let written = (|| {
+            let mut file = File::create(&temporary)?;
+            file.write_all(code)?;
+            file.write_all(&self.mac(digest, kind, code).finalize().into_bytes())?;
+            file.sync_all()?;
+            fs::rename(&temporary, self.path(digest, kind))?;
+            File::open(&self.folder)?.sync_all()
+        })();
+        if written.is_err() {
+            // What is left of it is removed if that is possible; its name is never read.
+            drop(fs::remove_file(&temporary));
+        }
+        written
+    }
+
+    /// Throws an artefact away; one that stays is found out again when it is loaded.
+    pub(crate) fn remove(&self, digest: &Digest, kind: ModuleKind) {
+        drop(fs::remove_file(self.path(digest, kind)));
+    }
+
+    /// The artefact with its MAC checked, in memory for running; none if there is none that can be trusted.
+    pub(crate) fn load(&self, engine: &Engine, digest: &Digest, kind: ModuleKind) -> Option<Component> {
+        let path = self.path(digest, kind);
+        let mut bytes = Vec::new();
+        File::open(&path).and_then(|mut file| file.read_to_end(&mut bytes)).ok()?;
+        let trusted = bytes
+            .len()
+            .checked_sub(MAC_BYTES)
+            .is_some_and(|end| self.mac(digest, kind, &bytes[..end]).verify_slice(&bytes[end..]).is_ok());
+        if !trusted {
+            tracing::warn!(artefact = %path.display(), "the artefact is damaged or not ours: it is compiled again");
+            return None;
+        }
+        bytes.truncate(bytes.len() - MAC_BYTES);
+        match deserialize(engine, &bytes) {
+            Ok(component) => Some(component),
+            Err(error) => {
+                tracing::warn!(artefact = %path.display(), error = %format!("{error:#}"), "the artefact can't be loaded");
+                None
+            }
+        }
+    }
+}
+
+/// Machine code, ready to run. It is copied into memory of its own and not mapped from the file, so that nobody can
+/// change it after its MAC was checked.
+#[expect(unsafe_code, reason = "code can't be loaded without trusting it; the MAC is why it can be trusted")]
+fn deserialize(engine: &Engine, code: &[u8]) -> wasmtime::Result<Component> {
+    // SAFETY: `load` has checked the MAC of these very bytes under a key that only this node has, and `save` makes
+    // one only for what `Engine::precompile_component` returned for this fingerprint.
+    unsafe { Component::deserialize(engine, code) }
+}

@@ -1,0 +1,412 @@
+//! Command modules: aggregates that live in pooled instances.
+//!
+//! An instance hosts up to [`InstancePolicy::aggregates`] aggregates, and runs one call at a time. A trap, too much
+//! memory, CPU or time, and a caller that goes away in the middle of a call, end the instance: what the guest would
+//! do after that is anybody's guess. The other aggregates in it learn it as [`CallError::InstanceLost`].
+//!
+//! An instance that has had [`InstancePolicy::reuse`] calls is *retired*: it takes no new aggregates, and goes with
+//! its last one, or when its place is needed. With a reuse of 1 every aggregate has an instance to itself.
+//!
+//! [`InstancePolicy::aggregates`]: ebb_domain::limits::InstancePolicy::aggregates
+//! [`InstancePolicy::reuse`]: ebb_domain::limits::InstancePolicy::reuse
+
+use crate::bindings::{NewEventOut, PastEventIn};
+use crate::function::{Function, Live, Pool, RETRY_AFTER};
+use bytes::Bytes;
+use ebb_domain::commit::Refusal;
+use ebb_domain::limits::cap;
+use ebb_domain::port::Future;
+use ebb_domain::port::guest::{
+    Aggregate, CallError, CommandModule, DecidedEvent, Decision, GuestCommand, PastEvent,
+};
+use ebb_domain::stream::StreamId;
+use parking_lot::Mutex;
+use std::mem;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+use tokio::sync::{Mutex as AsyncMutex, MutexGuard};
+use wasmtime::component::ResourceAny;
+
+/// A retired instance gives its place away only after it has not been called for so long: its aggregates are loaded
+/// again elsewhere, which must not happen between two calls of one command.
+const QUIET: Duration = Duration::from_millis(10);
+/// How often `open` tries another instance when one was lost under it.
+const ATTEMPTS: u32 = 3;
+
+/// A deployed command module.
+pub(crate) struct Commands {
+    function: Function,
+    pool: Mutex<Vec<Arc<Instance>>>,
+    /// Times are kept as milliseconds since this.
+    base: Instant,
+}
+
+/// One instance, or the place of one that its first caller is about to make.
+struct Instance {
+    live: AsyncMutex<Option<Live>>,
+    /// Gone, or as good as gone; never taken back.
+    lost: AtomicBool,
+    /// Aggregates in it; changed under the pool's lock.
+    aggregates: AtomicU32,
+    /// Calls that run in it or wait for it.
+    callers: AtomicU32,
+    calls: AtomicU32,
+    used_at: AtomicU64,
+    /// Aggregates whose owners are gone, freed with the next call.
+    orphans: Mutex<Vec<ResourceAny>>,
+}
+
+impl Instance {
+    fn new() -> Self {
+        Self {
+            live: AsyncMutex::new(None),
+            lost: AtomicBool::new(false),
+            aggregates: AtomicU32::new(0),
+            callers: AtomicU32::new(0),
+            calls: AtomicU32::new(0),
+            used_at: AtomicU64::new(0),
+            orphans: Mutex::default(),
+        }
+    }
+
+    fn is_lost(&self) -> bool {
+        self.lost.load(Ordering::Acquire)
+    }
+
+    fn callers(&self) -> u32 {
+        self.callers.load(Ordering::Acquire)
+    }
+}
+
+impl Commands {
+    pub(crate) fn new(function: Function) -> Self {
+        Self { function, pool: Mutex::default(), base: Instant::now() }
+    }
+
+    fn millis(&self, now: Instant) -> u64 {
+        now.saturating_duration_since(self.base).as_millis() as u64
+    }
+
+    fn retired(&self, instance: &Instance) -> bool {
+        instance.calls.load(Ordering::Relaxed) >= self.function.spec.instances.reuse.get()
+    }
+
+    /// A place for an aggregate: in an instance that nobody is calling, else in a new one, else in the one with the
+    /// fewest callers.
+    fn reserve(self: &Arc<Self>) -> Result<Place, CallError> {
+        let policy = &self.function.spec.instances;
+        let max = policy.max.get() as usize;
+        let mut pool = self.pool.lock();
+        let best = pool
+            .iter()
+            .filter(|instance| !instance.is_lost() && !self.retired(instance))
+            .filter(|instance| instance.aggregates.load(Ordering::Relaxed) < policy.aggregates.get())
+            .min_by_key(|instance| instance.callers())
+            .cloned();
+        if best.is_none() && pool.len() >= max {
+            self.give_way(&mut pool);
+        }
+        let instance = match best {
+            Some(free) if free.callers() == 0 => free,
+            best if pool.len() >= max => best.ok_or(CallError::Overloaded { retry_after: RETRY_AFTER })?,
+            _ => {
+                let instance = Arc::new(Instance::new());
+                pool.push(instance.clone());
+                self.function.node.instance_made();
+                instance
+            }
+        };
+        instance.aggregates.fetch_add(1, Ordering::Relaxed);
+        // Opening is a call, counted here so that the last call of an instance is promised to one aggregate only.
+        instance.calls.fetch_add(1, Ordering::Relaxed);
+        Ok(Place { commands: self.clone(), instance })
+    }
+
+    /// Drops the retired instance that was called longest ago.
+    fn give_way(&self, pool: &mut Vec<Arc<Instance>>) {
+        let quiet = self.millis(Instant::now()).saturating_sub(QUIET.as_millis() as u64);
+        let victim = pool
+            .iter()
+            .enumerate()
+            .filter(|(_, instance)| self.retired(instance) && instance.callers() == 0)
+            .filter(|(_, instance)| instance.used_at.load(Ordering::Relaxed) < quiet)
+            .min_by_key(|(_, instance)| instance.used_at.load(Ordering::Relaxed))
+            .map(|(index, _)| index);
+        if let Some(index) = victim
+            && pool[index].end_if_idle()
+        {
+            pool.swap_remove(index);
+        }
+    }
+
+    /// Waits for an instance, and for its turn.
+    async fn enter<'a>(&'a self, instance: &'a Arc<Instance>) -> Result<Entered<'a>, CallError> {
+        let caller = Caller::new(self, instance);
+        let live = instance.live.lock().await;
+        if instance.is_lost() {
+            return Err(CallError::InstanceLost);
+        }
+        let admitted = self.function.admit().await?;
+        Ok(Entered { commands: self, instance, live, sound: false, _admitted: admitted, _caller: caller })
+    }
+
+    async fn open(
+        self: &Arc<Self>,
+        stream: &StreamId,
+        snapshot: Option<Bytes>,
+    ) -> Result<Box<dyn Aggregate>, CallError> {
+        let mut attempts = ATTEMPTS;
+        loop {
+            let place = self.reserve()?;
+            match self.open_in(&place, stream, snapshot.as_ref()).await {
+                // Another call of the same instance ended it meanwhile.
+                Err(CallError::InstanceLost) if attempts > 1 => attempts -= 1,
+                Err(CallError::InstanceLost) => {
+                    return Err(CallError::Overloaded { retry_after: RETRY_AFTER });
+                }
+                Err(error) => return Err(error),
+                Ok(resource) => return Ok(Box::new(Resident { place, resource })),
+            }
+        }
+    }
+
+    async fn open_in(
+        &self,
+        place: &Place,
+        stream: &StreamId,
+        snapshot: Option<&Bytes>,
+    ) -> Result<ResourceAny, CallError> {
+        let mut entered = self.enter(&place.instance).await?;
+        let live = match &mut *entered.live {
+            Some(live) => live,
+            empty => empty.insert(self.function.instantiate().await?),
+        };
+        place.instance.free_orphans(live, &self.function).await?;
+        let opened = match snapshot {
+            None => Ok(live.construct(&self.function, stream.key()).await?),
+            Some(snapshot) => live.restore(&self.function, stream.key(), snapshot).await?,
+        };
+        entered.sound = true;
+        opened.map_err(CallError::BadSnapshot)
+    }
+
+    fn remove(&self, instance: &Arc<Instance>) {
+        self.pool.lock().retain(|other| !Arc::ptr_eq(other, instance));
+    }
+}
+
+impl Instance {
+    /// Ends the instance unless someone is about to call it.
+    fn end_if_idle(&self) -> bool {
+        let Ok(mut live) = self.live.try_lock() else { return false };
+        self.lost.store(true, Ordering::Release);
+        *live = None;
+        true
+    }
+
+    async fn free_orphans(&self, live: &mut Live, function: &Function) -> Result<(), CallError> {
+        let orphans = mem::take(&mut *self.orphans.lock());
+        if orphans.is_empty() {
+            return Ok(());
+        }
+        // A destructor that fails is not the fault of the aggregate that is called now.
+        live.drop_resources(function, orphans).await.map_err(|error| {
+            tracing::warn!(app = &*function.spec.app, function = &*function.spec.function, %error, "a dropped aggregate took its instance with it");
+            CallError::InstanceLost
+        })
+    }
+}
+
+/// Someone who calls an instance, or waits to.
+struct Caller<'a> {
+    commands: &'a Commands,
+    instance: &'a Instance,
+}
+
+impl<'a> Caller<'a> {
+    fn new(commands: &'a Commands, instance: &'a Instance) -> Self {
+        instance.callers.fetch_add(1, Ordering::AcqRel);
+        Self { commands, instance }
+    }
+}
+
+impl Drop for Caller<'_> {
+    fn drop(&mut self) {
+        self.instance.used_at.store(self.commands.millis(Instant::now()), Ordering::Relaxed);
+        self.instance.callers.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+/// An instance to oneself, for one call. Unless the call ends well, and says so in `sound`, the instance ends with
+/// it: also when the caller's future is dropped in the middle, as a time-out does.
+struct Entered<'a> {
+    commands: &'a Commands,
+    instance: &'a Arc<Instance>,
+    live: MutexGuard<'a, Option<Live>>,
+    sound: bool,
+    _admitted: crate::function::Admitted<'a>,
+    _caller: Caller<'a>,
+}
+
+impl Drop for Entered<'_> {
+    fn drop(&mut self) {
+        if !self.sound {
+            self.instance.lost.store(true, Ordering::Release);
+            *self.live = None;
+            self.commands.remove(self.instance);
+        }
+    }
+}
+
+/// A place in an instance.
+struct Place {
+    commands: Arc<Commands>,
+    instance: Arc<Instance>,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut pool = self.commands.pool.lock();
+        let left = self.instance.aggregates.fetch_sub(1, Ordering::Relaxed) - 1;
+        if self.instance.is_lost() || (left == 0 && self.commands.retired(&self.instance)) {
+            pool.retain(|other| !Arc::ptr_eq(other, &self.instance));
+        }
+    }
+}
+
+/// An aggregate in its place.
+struct Resident {
+    place: Place,
+    resource: ResourceAny,
+}
+
+impl Drop for Resident {
+    fn drop(&mut self) {
+        if !self.place.instance.is_lost() {
+            self.place.instance.orphans.lock().push(self.resource);
+        }
+    }
+}
+
+impl Resident {
+    async fn call<T>(
+        &self,
+        call: impl AsyncFnOnce(&mut Live, &Function, ResourceAny) -> Result<T, CallError>,
+    ) -> Result<T, CallError> {
+        let Place { commands, instance } = &self.place;
+        let mut entered = commands.enter(instance).await?;
+        let live = entered.live.as_mut().ok_or(CallError::InstanceLost)?;
+        instance.calls.fetch_add(1, Ordering::Relaxed);
+        instance.free_orphans(live, &commands.function).await?;
+        let result = call(live, &commands.function, self.resource).await?;
+        entered.sound = true;
+        Ok(result)
+    }
+}
+
+impl Aggregate for Resident {
+    fn apply<'a>(&'a mut self, events: &'a [PastEvent]) -> Future<'a, Result<(), CallError>> {
+        Box::pin(self.place.commands.function.within_wall(async {
+            let events: Vec<_> = events.iter().map(PastEventIn::from).collect();
+            self.call(async |live, function, resource| live.apply(function, resource, &events).await).await
+        }))
+    }
+
+    fn decide<'a>(&'a mut self, command: &'a GuestCommand) -> Future<'a, Result<Decision, CallError>> {
+        Box::pin(self.place.commands.function.within_wall(async {
+            let decided = self
+                .call(async |live, function, resource| live.decide(function, resource, command.into()).await)
+                .await?;
+            match decided {
+                Ok(events) => bounded(events).map(Decision::Events),
+                Err(refusal) => Ok(Decision::Refused(Refusal {
+                    code: refusal.code.into(),
+                    message: refusal.message.into(),
+                    details: refusal.details.map(Bytes::from),
+                })),
+            }
+        }))
+    }
+
+    fn snapshot(&mut self) -> Future<'_, Result<Option<Bytes>, CallError>> {
+        Box::pin(self.place.commands.function.within_wall(async {
+            let snapshot =
+                self.call(async |live, function, resource| live.snapshot(function, resource).await).await?;
+            Ok(snapshot.map(Bytes::from))
+        }))
+    }
+}
+
+/// Events as they were decided, unless a commit can't hold them.
+fn bounded(events: Vec<NewEventOut>) -> Result<Vec<DecidedEvent>, CallError> {
+    if events.len() > cap::COMMIT_EVENTS {
+        return Err(CallError::OutputTooLarge(format!(
+            "it decided {} events, and a commit holds at most {}",
+            events.len(),
+            cap::COMMIT_EVENTS
+        )));
+    }
+    if let Some((index, event)) =
+        events.iter().enumerate().find(|(_, event)| event.data.len() > cap::EVENT_BYTES)
+    {
+        return Err(CallError::OutputTooLarge(format!(
+            "event {index} (`{}`) has {} bytes of data, and an event holds at most {}",
+            event.event_type.chars().take(80).collect::<String>(),
+            event.data.len(),
+            cap::EVENT_BYTES
+        )));
+    }
+    let bytes: usize = events.iter().map(|event| event.data.len() + event.event_type.len()).sum();
+    if bytes > cap::COMMIT_BYTES {
+        return Err(CallError::OutputTooLarge(format!(
+            "its {} events have {bytes} bytes together, and a commit holds at most {}",
+            events.len(),
+            cap::COMMIT_BYTES
+        )));
+    }
+    Ok(events.into_iter().map(DecidedEvent::from).collect())
+}
+
+/// The handle that callers share.
+pub(crate) struct CommandHandle(pub(crate) Arc<Commands>);
+
+impl CommandModule for CommandHandle {
+    fn open<'a>(
+        &'a self,
+        stream: &'a StreamId,
+        snapshot: Option<Bytes>,
+    ) -> Future<'a, Result<Box<dyn Aggregate>, CallError>> {
+        Box::pin(self.0.function.within_wall(self.0.open(stream, snapshot)))
+    }
+}
+
+impl Pool for Commands {
+    fn function(&self) -> &Function {
+        &self.function
+    }
+
+    fn instances(&self) -> usize {
+        self.pool.lock().len()
+    }
+
+    fn reap(&self, now: Instant) {
+        let idle = self.function.spec.instances.idle.as_millis() as u64;
+        let long_ago = self.millis(now).saturating_sub(idle);
+        self.pool.lock().retain(|instance| {
+            let unused = instance.aggregates.load(Ordering::Relaxed) == 0 && instance.callers() == 0;
+            !(unused && instance.used_at.load(Ordering::Relaxed) <= long_ago && instance.end_if_idle())
+        });
+    }
+
+    fn reclaim(&self) -> bool {
+        let quiet = self.millis(Instant::now()).saturating_sub(QUIET.as_millis() as u64);
+        let mut pool = self.pool.lock();
+        let before = pool.len();
+        pool.retain(|instance| {
+            let idle = instance.callers() == 0 && instance.used_at.load(Ordering::Relaxed) <= quiet;
+            !(idle && instance.end_if_idle())
+        });
+        pool.len() < before
+    }
+}

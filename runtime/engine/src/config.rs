@@ -1,0 +1,144 @@
+//! The one place that says how wasmtime is configured. What modules may rely on, how they are interrupted and where
+//! their memory comes from is decided here and nowhere else; decision 0010 gives the reasons.
+
+use std::hash::{Hash, Hasher};
+use wasmtime::{Config, Engine, InstanceAllocationStrategy, OptLevel, PoolingAllocationConfig, Strategy};
+
+/// Stack that guest code itself may use, in bytes.
+const WASM_STACK: usize = 256 << 10;
+/// Stack of a call, guest and host functions together, in bytes.
+const CALL_STACK: usize = 512 << 10;
+/// Address space for one linear memory, in bytes: all that a 32-bit guest can name, so that loads and stores need no
+/// bounds checks. It is reserved, not used: only what a guest touches costs memory.
+const MEMORY_RESERVATION: u64 = 4 << 30;
+/// Bytes of a memory slot that are zeroed in place rather than given back to the system after use: for small guests
+/// that is cheaper than the page faults that come with fresh pages.
+const KEEP_RESIDENT: usize = 256 << 10;
+/// Slots that keep their pages while unused: with [`KEEP_RESIDENT`] at most 16 MiB on an idle node.
+const WARM_SLOTS: u32 = 64;
+
+/// An engine that takes instances from a pool of `instances` slots where this process may reserve the address space
+/// for it, and maps memory for each instance otherwise (in containers with a limit on address space, say).
+pub(crate) fn engine(instances: u32) -> wasmtime::Result<Engine> {
+    if instances > 0 {
+        // Making the pool is the probe: it reserves the address space of all slots at once, and fails if it can't.
+        match Engine::new(&config(Some(instances))) {
+            Ok(engine) => return Ok(engine),
+            Err(error) => tracing::warn!(
+                instances,
+                error = %format!("{error:#}"),
+                "address space for pooled instances can't be reserved: memory is mapped for each instance, which is slower"
+            ),
+        }
+    }
+    Engine::new(&config(None))
+}
+
+/// The only constructor of a [`Config`].
+fn config(pooled_instances: Option<u32>) -> Config {
+    let mut config = Config::new();
+    config
+        .strategy(Strategy::Cranelift)
+        .cranelift_opt_level(OptLevel::Speed)
+        // Two compilations at a time, on a thread each, leave the other cores to calls.
+        .parallel_compilation(false);
+
+    // Same inputs, same bits, on every machine: that is what replay rests on.
+    config.cranelift_nan_canonicalization(true).relaxed_simd_deterministic(true);
+
+    // Proposals that no supported toolchain needs are surface without use. They are switched off here and not by
+    // cargo features: builds without those features are the less tested ones.
+    config
+        .wasm_gc(false)
+        .wasm_function_references(false)
+        .wasm_exceptions(false)
+        .wasm_threads(false)
+        .wasm_shared_everything_threads(false)
+        .wasm_memory64(false)
+        .wasm_multi_memory(false)
+        .wasm_tail_call(false)
+        .wasm_stack_switching(false)
+        .wasm_custom_page_sizes(false)
+        .wasm_wide_arithmetic(false)
+        .wasm_component_model(true);
+
+    config.epoch_interruption(true).max_wasm_stack(WASM_STACK).async_stack_size(CALL_STACK);
+    config.memory_init_cow(true);
+    match pooled_instances {
+        Some(instances) => {
+            config.memory_reservation(MEMORY_RESERVATION);
+            config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool(instances)));
+        }
+        None => {
+            // Address space is what is scarce here.
+            config.memory_reservation(0).memory_reservation_for_growth(1 << 20).memory_guard_size(64 << 10);
+            config.allocation_strategy(InstanceAllocationStrategy::OnDemand);
+        }
+    }
+    config
+}
+
+fn pool(instances: u32) -> PoolingAllocationConfig {
+    let mut pool = PoolingAllocationConfig::new();
+    pool.total_component_instances(instances)
+        // A module lifted by a toolchain is its own core instance, an adapter and two shims.
+        .total_core_instances(instances * 4)
+        .total_memories(instances * 2)
+        .total_tables(instances * 4)
+        // An instance keeps the stack of its last call.
+        .total_stacks(instances)
+        .max_core_instances_per_component(50)
+        .max_memories_per_component(8)
+        .max_tables_per_component(16)
+        .table_elements(20_000)
+        .max_memory_size(ebb_domain::limits::cap::MEMORY_BYTES as usize)
+        .max_unused_warm_slots(WARM_SLOTS)
+        .linear_memory_keep_resident(KEEP_RESIDENT)
+        .table_keep_resident(64 << 10);
+    pool
+}
+
+/// What an artefact depends on besides its module: wasmtime's version, its settings, and the processor it was
+/// compiled for.
+pub(crate) fn fingerprint(engine: &Engine) -> String {
+    let mut hasher = std::hash::DefaultHasher::new();
+    engine.precompile_compatibility_hash().hash(&mut hasher);
+    format!("{:016x}", hasher.finish())
+}
+
+/// Proposals as [`config`] has them, for validation before compiling.
+pub(crate) fn features() -> wasmparser::WasmFeatures {
+    use wasmparser::WasmFeatures as F;
+    F::default()
+        - F::GC
+        - F::FUNCTION_REFERENCES
+        - F::EXCEPTIONS
+        - F::THREADS
+        - F::MEMORY64
+        - F::MULTI_MEMORY
+        - F::TAIL_CALL
+        - F::CM_ASYNC
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn without_a_pool_memory_is_mapped_on_demand() {
+        assert!(config(None).get_pooling_config().is_none());
+        engine(0).expect("needs no address space beforehand");
+    }
+
+    #[test]
+    fn a_pool_that_does_not_fit_into_the_address_space_is_done_without() {
+        // Three million slots of 4 GiB are more than 47 bits can name.
+        let fallen_back = fingerprint(&engine(3_000_000).expect("falls back"));
+        assert_eq!(fallen_back, fingerprint(&engine(0).unwrap()));
+    }
+
+    #[test]
+    fn pooled_and_mapped_memory_have_artefacts_of_their_own() {
+        assert_ne!(fingerprint(&engine(4).unwrap()), fingerprint(&engine(0).unwrap()));
+    }
+}

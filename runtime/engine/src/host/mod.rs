@@ -1,0 +1,165 @@
+//! What guests see of the host: our own interfaces and inert stand-ins for WASI.
+
+pub(crate) mod output;
+pub(crate) mod wasi;
+
+use crate::bindings::{Column, GuestLevel};
+use crate::meter::Meter;
+use ebb_domain::limits::Limits;
+use ebb_domain::port::guest::{CallError, SharedRows};
+use ebb_domain::port::models::{ModelError, Rows};
+use ebb_domain::text::Text;
+use ebb_domain::time::Timestamp;
+use output::{Output, Source};
+use std::sync::Arc;
+use wasi::Random;
+use wasmtime::component::{Linker, ResourceTable};
+use wasmtime::{Engine, ResourceLimiter, Result, Store, StoreContextMut, UpdateDeadline};
+use wasmtime_wasi::filesystem::WasiFilesystemCtx;
+
+/// Resources that a guest may hold of the host, streams for example, and handles of its own.
+const RESOURCES: usize = 10_000;
+/// What an element of a table takes.
+const TABLE_ELEMENT_BYTES: usize = size_of::<usize>();
+
+/// What belongs to one instance.
+pub(crate) struct State {
+    table: ResourceTable,
+    files: WasiFilesystemCtx,
+    output: Output,
+    random: Random,
+    /// The guest's clock: the command's time or the last event's; zero where a call has neither.
+    time: Timestamp,
+    /// The rows of this call; none outside a projection's call.
+    rows: Option<SharedRows>,
+    memory: Memory,
+    pub(crate) meter: Arc<Meter>,
+}
+
+/// All linear memories and tables together.
+struct Memory {
+    used: usize,
+    limit: usize,
+}
+
+/// A store for one instance, with its limits in force.
+pub(crate) fn store(engine: &Engine, limits: &Limits, source: &Arc<Source>) -> Store<State> {
+    let mut table = ResourceTable::new();
+    table.set_max_capacity(RESOURCES);
+    let state = State {
+        table,
+        files: WasiFilesystemCtx::default(),
+        output: Output::new(source.clone()),
+        random: Random::new(),
+        time: Timestamp(0),
+        rows: None,
+        memory: Memory { used: 0, limit: usize::try_from(limits.memory_bytes).unwrap_or(usize::MAX) },
+        meter: Arc::default(),
+    };
+    let cpu = limits.cpu;
+    let mut store = Store::new(engine, state);
+    store.limiter(|state| &mut state.memory);
+    store.set_hostcall_fuel(ebb_domain::limits::cap::GUEST_OUTPUT_BYTES);
+    store.set_max_component_handles(RESOURCES);
+    store.epoch_deadline_callback(move |context| {
+        if context.data().meter.spent() >= cpu {
+            return Err(CallError::OutOfCpu { limit: cpu }.into());
+        }
+        Ok(UpdateDeadline::Yield(1))
+    });
+    store.set_epoch_deadline(1);
+    store
+}
+
+/// Our own interfaces and the stand-ins.
+pub(crate) fn linker(engine: &Engine) -> Result<Linker<State>> {
+    let mut linker = Linker::new(engine);
+    wasi::add_to_linker(&mut linker)?;
+    linker.instance("ebbtide:functions/log@0.1.0")?.func_wrap(
+        "write",
+        |context: StoreContextMut<'_, State>, (level, message): (GuestLevel, String)| {
+            context.data().output.log(level.into(), &message);
+            Ok(())
+        },
+    )?;
+    let mut rows = linker.instance("ebbtide:functions/rows@0.1.0")?;
+    rows.func_wrap("get", |context: StoreContextMut<'_, State>, (model, key): (String, String)| {
+        let row = context.data().rows(|rows| rows.get(&model, &key))?;
+        let columns = row.map(|row| row.into_iter().map(Column::from).collect::<Vec<_>>());
+        Ok((columns,))
+    })?;
+    rows.func_wrap(
+        "put",
+        |context: StoreContextMut<'_, State>, (model, key, columns): (String, String, Vec<Column>)| {
+            let columns =
+                columns.into_iter().map(|column| (Text::from(column.name), column.value.into())).collect();
+            context.data().rows(|rows| rows.put(&model, &key, columns))
+        },
+    )?;
+    rows.func_wrap("delete", |context: StoreContextMut<'_, State>, (model, key): (String, String)| {
+        context.data().rows(|rows| rows.delete(&model, &key))
+    })?;
+    rows.func_wrap(
+        "add",
+        |context: StoreContextMut<'_, State>, (model, key, column, delta): (String, String, String, i64)| {
+            context.data().rows(|rows| rows.add(&model, &key, &column, delta))
+        },
+    )?;
+    Ok(linker)
+}
+
+impl State {
+    /// A call begins: nothing of the calls before it shows, but what the guest itself kept.
+    pub(crate) fn begin(&mut self, time: Timestamp, rows: Option<SharedRows>) {
+        self.time = time;
+        self.random = Random::new();
+        self.rows = rows;
+        self.output.begin();
+        self.meter.begin();
+    }
+
+    /// A call has ended.
+    pub(crate) fn end(&mut self) {
+        self.rows = None;
+        self.output.end();
+    }
+
+    /// What a panic of this call said.
+    pub(crate) fn panic_message(&self) -> Option<String> {
+        self.output.panic_message()
+    }
+
+    fn rows<T>(&self, work: impl FnOnce(&mut dyn Rows) -> Result<T, ModelError>) -> Result<T> {
+        let Some(rows) = &self.rows else {
+            return Err(CallError::Trapped("it called `rows` outside `apply`".into()).into());
+        };
+        let mut rows = rows.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        work(&mut *rows).map_err(|error| match error {
+            // Not the module's fault: to be tried again, not parked.
+            ModelError::Store(_) => CallError::Failed(error.to_string()).into(),
+            error => CallError::Trapped(error.to_string()).into(),
+        })
+    }
+}
+
+impl Memory {
+    fn grow(&mut self, current: usize, desired: usize) -> Result<bool> {
+        let used = self.used.saturating_add(desired.saturating_sub(current));
+        if used > self.limit {
+            // An error and not a "no": a guest that is told "no" aborts with a message that hides the reason.
+            return Err(CallError::OutOfMemory { limit_bytes: self.limit as u64 }.into());
+        }
+        self.used = used;
+        Ok(true)
+    }
+}
+
+impl ResourceLimiter for Memory {
+    fn memory_growing(&mut self, current: usize, desired: usize, _maximum: Option<usize>) -> Result<bool> {
+        self.grow(current, desired)
+    }
+
+    fn table_growing(&mut self, current: usize, desired: usize, _maximum: Option<usize>) -> Result<bool> {
+        self.grow(current.saturating_mul(TABLE_ELEMENT_BYTES), desired.saturating_mul(TABLE_ELEMENT_BYTES))
+    }
+}

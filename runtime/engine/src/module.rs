@@ -1,0 +1,276 @@
+//! Modules: compiled at deploy in a bounded worker, loaded from their artefact when a function is first called.
+
+use crate::Fetch;
+use crate::artefact::Artefacts;
+use crate::host::{self, State};
+use crate::world::{self, KindExt};
+use bytes::Bytes;
+use ebb_domain::digest::Digest;
+use ebb_domain::port::guest::{CallError, CompileError, ModuleKind};
+use parking_lot::Mutex;
+use std::any::Any;
+use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+use tokio::sync::{OnceCell, Semaphore};
+use wasmtime::Engine;
+use wasmtime::component::{Component, ComponentExportIndex, InstancePre, Linker};
+
+/// Compilations at once: each takes a thread and perhaps hundreds of megabytes.
+const COMPILERS: usize = 2;
+
+/// All modules of a node.
+pub(crate) struct Modules {
+    engine: Engine,
+    linker: Linker<State>,
+    artefacts: Artefacts,
+    compilers: Arc<Semaphore>,
+    limits: CompileLimits,
+    fetch: Option<Fetch>,
+    /// Loaded or not, shared by every function of the same module for as long as one of them is deployed.
+    known: Mutex<HashMap<(Digest, ModuleKind), Weak<Module>>>,
+}
+
+/// Bounds of compiling.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct CompileLimits {
+    pub(crate) bytes: u64,
+    pub(crate) time: Duration,
+}
+
+/// One module, perhaps loaded.
+pub(crate) struct Module {
+    digest: Digest,
+    kind: ModuleKind,
+    loaded: OnceCell<Arc<Loaded>>,
+}
+
+/// A module that can be instantiated.
+pub(crate) struct Loaded {
+    pub(crate) pre: InstancePre<State>,
+    pub(crate) exports: ExportIndices,
+}
+
+/// Where the functions are among a component's exports.
+pub(crate) enum ExportIndices {
+    Command {
+        constructor: ComponentExportIndex,
+        restore: ComponentExportIndex,
+        apply: ComponentExportIndex,
+        decide: ComponentExportIndex,
+        snapshot: ComponentExportIndex,
+    },
+    Projection {
+        apply: ComponentExportIndex,
+    },
+}
+
+impl Modules {
+    pub(crate) fn new(
+        engine: Engine,
+        artefacts: Artefacts,
+        limits: CompileLimits,
+        fetch: Option<Fetch>,
+    ) -> wasmtime::Result<Arc<Self>> {
+        let linker = host::linker(&engine)?;
+        let compilers = Arc::new(Semaphore::new(COMPILERS));
+        Ok(Arc::new(Self { engine, linker, artefacts, compilers, limits, fetch, known: Mutex::default() }))
+    }
+
+    pub(crate) fn engine(&self) -> &Engine {
+        &self.engine
+    }
+
+    /// Checks, compiles and keeps a module.
+    pub(crate) async fn compile(
+        self: &Arc<Self>,
+        wasm: Bytes,
+        kind: ModuleKind,
+    ) -> Result<Digest, CompileError> {
+        let (size, limit) = (wasm.len() as u64, self.limits.bytes);
+        if size > limit {
+            return Err(CompileError::TooLarge { size, limit });
+        }
+        let ours = self.clone();
+        let bytes = wasm.clone();
+        let (digest, there) = blocking(move || {
+            let digest = Digest::of(&bytes);
+            (digest, ours.artefacts.load(&ours.engine, &digest, kind).is_some())
+        })
+        .await
+        .map_err(CompileError::Failed)?;
+        if !there {
+            self.compile_bounded(wasm, digest, kind).await?;
+        }
+        Ok(digest)
+    }
+
+    /// Compiles off the reactor, at most [`COMPILERS`] at once and each for a bounded time. A thread can't be stopped:
+    /// past its time it is left to itself, and keeps its place until it is done, so that modules which compile for
+    /// ever take no more than the places there are. Who finds none within the same time is told to try again.
+    async fn compile_bounded(
+        self: &Arc<Self>,
+        wasm: Bytes,
+        digest: Digest,
+        kind: ModuleKind,
+    ) -> Result<(), CompileError> {
+        let limit = self.limits.time;
+        let place = tokio::time::timeout(limit, self.compilers.clone().acquire_owned())
+            .await
+            .map_err(|_| {
+                CompileError::Failed(
+                    "other modules are being compiled, and take long; try again later".into(),
+                )
+            })?
+            .expect("the semaphore is never closed");
+        let ours = self.clone();
+        let work = blocking(move || {
+            let _place = place;
+            ours.compile_now(&wasm, &digest, kind)
+        });
+        match tokio::time::timeout(limit, work).await {
+            Ok(done) => done.map_err(CompileError::Failed)?,
+            Err(_) => Err(CompileError::TooSlow { limit }),
+        }
+    }
+
+    fn compile_now(&self, wasm: &[u8], digest: &Digest, kind: ModuleKind) -> Result<(), CompileError> {
+        let component = world::admit(wasm, kind)?;
+        let failed = |error: &dyn std::fmt::Display| CompileError::Failed(error.to_string());
+        let code =
+            self.engine.precompile_component(&component).map_err(|error| failed(&format!("{error:#}")))?;
+        self.artefacts
+            .save(digest, kind, &code)
+            .map_err(|error| failed(&format!("its artefact can't be written: {error}; is the disk full?")))?;
+        // Linked once now, so that what only linking finds is found at deploy.
+        let component = self
+            .artefacts
+            .load(&self.engine, digest, kind)
+            .ok_or_else(|| failed(&"its artefact can't be read back; the log says why"))?;
+        self.link(&component, kind).map(drop).map_err(|error| {
+            self.artefacts.remove(digest, kind);
+            failed(&format!("{error:#}"))
+        })
+    }
+
+    fn link(&self, component: &Component, kind: ModuleKind) -> wasmtime::Result<Loaded> {
+        let exports = export_indices(component, kind)?;
+        let pre = self.linker.instantiate_pre(component)?;
+        Ok(Loaded { pre, exports })
+    }
+
+    /// The module of a digest, not loaded yet.
+    pub(crate) fn get(&self, digest: Digest, kind: ModuleKind) -> Result<Arc<Module>, CallError> {
+        let mut known = self.known.lock();
+        if let Some(module) = known.get(&(digest, kind)).and_then(Weak::upgrade) {
+            return Ok(module);
+        }
+        let there = self.artefacts.contains(&digest, kind)
+            || self.fetch.as_ref().is_some_and(|fetch| fetch(&digest).is_some());
+        if !there {
+            return Err(CallError::Failed(format!(
+                "there is no compiled {} module {}; deploy it again",
+                kind.name(),
+                digest.short()
+            )));
+        }
+        known.retain(|_, module| module.strong_count() > 0);
+        let module = Arc::new(Module { digest, kind, loaded: OnceCell::new() });
+        known.insert((digest, kind), Arc::downgrade(&module));
+        Ok(module)
+    }
+
+    /// Loads a module unless it is loaded; callers that come meanwhile wait for the same load. A damaged or missing
+    /// artefact is compiled again from the module itself.
+    pub(crate) async fn load(self: &Arc<Self>, module: &Module) -> Result<Arc<Loaded>, CallError> {
+        module.loaded.get_or_try_init(|| self.load_now(module.digest, module.kind)).await.cloned()
+    }
+
+    async fn load_now(self: &Arc<Self>, digest: Digest, kind: ModuleKind) -> Result<Arc<Loaded>, CallError> {
+        if let Some(loaded) = self.load_artefact(digest, kind).await? {
+            return Ok(loaded);
+        }
+        let ours = self.clone();
+        let wasm = blocking(move || ours.fetch.as_ref().and_then(|fetch| fetch(&digest)))
+            .await
+            .map_err(CallError::Failed)?
+            .filter(|wasm| Digest::of(wasm) == digest)
+            .ok_or_else(|| {
+                CallError::Failed(format!(
+                    "the artefact of module {} can't be used, and the module itself is not there to compile it again; \
+                     deploy it again",
+                    digest.short()
+                ))
+            })?;
+        self.compile_bounded(wasm, digest, kind)
+            .await
+            .map_err(|error| CallError::Failed(error.to_string()))?;
+        self.load_artefact(digest, kind).await?.ok_or_else(|| {
+            CallError::Failed(format!("the artefact of module {} can't be read back", digest.short()))
+        })
+    }
+
+    async fn load_artefact(
+        self: &Arc<Self>,
+        digest: Digest,
+        kind: ModuleKind,
+    ) -> Result<Option<Arc<Loaded>>, CallError> {
+        let ours = self.clone();
+        blocking(move || {
+            let component = ours.artefacts.load(&ours.engine, &digest, kind)?;
+            Some(ours.link(&component, kind).map(Arc::new))
+        })
+        .await
+        .map_err(CallError::Failed)?
+        .transpose()
+        .map_err(|error| CallError::Failed(format!("{error:#}")))
+    }
+}
+
+impl Module {
+    pub(crate) fn digest(&self) -> Digest {
+        self.digest
+    }
+
+    pub(crate) fn is_loaded(&self) -> bool {
+        self.loaded.initialized()
+    }
+}
+
+fn export_indices(component: &Component, kind: ModuleKind) -> wasmtime::Result<ExportIndices> {
+    let missing = |name: &str| wasmtime::format_err!("does not export `{name}` of `{}`", kind.export());
+    let interface =
+        component.get_export_index(None, kind.export()).ok_or_else(|| missing("the interface"))?;
+    let function =
+        |name: &str| component.get_export_index(Some(&interface), name).ok_or_else(|| missing(name));
+    Ok(match kind {
+        ModuleKind::Command => ExportIndices::Command {
+            constructor: function("[constructor]aggregate")?,
+            restore: function("[static]aggregate.restore")?,
+            apply: function("[method]aggregate.apply")?,
+            decide: function("[method]aggregate.decide")?,
+            snapshot: function("[method]aggregate.snapshot")?,
+        },
+        ModuleKind::Projection => ExportIndices::Projection { apply: function("apply")? },
+    })
+}
+
+/// Work that takes long, on a thread for that. A panic, of wasmtime on a module made to make it panic, say, ends as
+/// an error.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, String> {
+    let caught = tokio::task::spawn_blocking(|| catch_unwind(AssertUnwindSafe(work))).await;
+    match caught {
+        Ok(Ok(done)) => Ok(done),
+        Ok(Err(panic)) => Err(format!("a panic: {}", panic_text(&*panic))),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+fn panic_text(panic: &(dyn Any + Send)) -> &str {
+    panic
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("without a message")
+}
