@@ -1,0 +1,81 @@
+//! Modules to deploy, built once for wasm32-wasip2 by the scripts that users have too.
+
+use crate::app::App;
+use bytes::Bytes;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+
+/// The repository.
+#[must_use]
+pub fn repository() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the crate is in a folder of the repository")
+}
+
+/// The folder of an example that was built: `flights`, `bank`.
+#[must_use]
+pub fn examples(name: &str) -> PathBuf {
+    modules();
+    repository().join("guest-examples").join(name)
+}
+
+/// A module by its file's name, without `.wasm`: of an example, or of `tests/guests`.
+///
+/// # Panics
+/// There is none.
+#[must_use]
+pub fn guest(name: &str) -> Bytes {
+    let path = modules().join(name).with_extension("wasm");
+    std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display())).into()
+}
+
+/// The example `bank`, as it is.
+#[must_use]
+pub fn bank() -> App {
+    App::in_folder(&examples("bank"))
+}
+
+/// The example `flights`, as it is.
+#[must_use]
+pub fn flights() -> App {
+    App::in_folder(&examples("flights"))
+}
+
+/// Builds everything that is deployed, once a process; cargo sees to the rest. All go into one folder, because they
+/// share nearly everything that they are compiled from.
+fn modules() -> &'static Path {
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    BUILT.get_or_init(|| {
+        let examples = repository().join("guest-examples");
+        for example in ["bank", "flights"] {
+            build(&examples.join(example), &[]);
+        }
+        let target = examples.join("target");
+        let shared = target.to_str().expect("the repository's path is UTF-8");
+        let cargo = ["cargo", "build", "--release", "--target", "wasm32-wasip2", "--target-dir", shared];
+        build(&repository().join("tests/guests"), &cargo);
+        target.join("wasm32-wasip2/release")
+    })
+}
+
+fn build(folder: &Path, command: &[&str]) {
+    let script = repository().join("scripts/build-guest");
+    let mut build = Command::new(script);
+    build.arg(folder).args(command);
+    // What cargo tells the test about its own build is not about guests.
+    for (name, _) in std::env::vars_os() {
+        let is_cargos = name.to_str().is_some_and(|name| {
+            name.starts_with("CARGO_PKG") || name.starts_with("CARGO_MANIFEST") || name == "CARGO_TARGET_DIR"
+        });
+        if is_cargos || name == "RUSTFLAGS" {
+            build.env_remove(name);
+        }
+    }
+    let output = build.output().expect("scripts/build-guest can be run");
+    assert!(
+        output.status.success(),
+        "the modules of {} could not be built:\n{}",
+        folder.display(),
+        String::from_utf8_lossy(&output.stderr)
+    );
+}

@@ -1,0 +1,16 @@
+//! What Ebbtide promises, shown on the real binary over real sockets with real modules. A module for each part of the
+//! contract; a test's name is the rule.
+
+mod apps;
+mod bad_input;
+mod cli;
+mod commands;
+mod crash;
+mod deploy;
+mod dev;
+mod flights;
+mod hostile;
+mod projections;
+mod reads;
+mod support;
+mod tokens;
