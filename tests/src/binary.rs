@@ -23,7 +23,7 @@ impl Finished {
     ///
     /// # Panics
     /// It did not end with exit code 0.
-    #[must_use]
+    #[track_caller]
     pub fn ok(&self) -> &str {
         self.ended(0)
     }
@@ -32,6 +32,7 @@ impl Finished {
     ///
     /// # Panics
     /// It did not end with this exit code.
+    #[track_caller]
     pub fn ended(&self, code: i32) -> &str {
         assert_eq!(self.code, Some(code), "\n--- stdout\n{}\n--- stderr\n{}", self.stdout, self.stderr);
         &self.stdout
@@ -42,6 +43,7 @@ impl Finished {
     /// # Panics
     /// It did not end with exit code 0, or wrote something else.
     #[must_use]
+    #[track_caller]
     pub fn json(&self) -> serde_json::Value {
         let text = self.ok();
         serde_json::from_str(text).unwrap_or_else(|error| panic!("{error} in\n{text}"))

@@ -172,7 +172,7 @@ impl Reply {
     ///
     /// # Panics
     /// It is none.
-    #[must_use]
+    #[track_caller]
     pub fn ok(&self) -> Value {
         assert!((200..300).contains(&self.status), "{} {:?}", self.status, self.body);
         if self.body.is_empty() { Value::Null } else { self.json() }
@@ -200,6 +200,7 @@ impl Reply {
     /// # Panics
     /// It is none.
     #[must_use]
+    #[track_caller]
     pub fn position(&self) -> u64 {
         let body = self.ok();
         body["position"].as_u64().unwrap_or_else(|| panic!("no position in {body}"))

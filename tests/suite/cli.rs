@@ -281,9 +281,9 @@ fn copy_tree(from: &Path, to: &Path) {
         let entry = entry.expect("an entry").path();
         let target = to.join(entry.file_name().expect("a name"));
         if entry.is_dir() {
-            copy_tree(&entry, &target)
+            copy_tree(&entry, &target);
         } else {
-            std::fs::copy(&entry, target).map(drop).expect("a copy")
+            std::fs::copy(&entry, target).map(drop).expect("a copy");
         }
     }
 }

@@ -253,9 +253,9 @@ async fn an_aggregate_is_folded_again_from_its_events_and_snapshots_after_a_rest
         let too_much = bank.command("account", "a", "withdraw", &json!({ "amount": expected + 1 })).await;
         assert_eq!(too_much.refused("insufficient_funds")["details"]["balance"], expected);
         if life == 0 {
-            node.kill().await
+            node.kill().await;
         } else {
-            assert_eq!(node.stop().await, Some(0))
+            assert_eq!(node.stop().await, Some(0));
         }
         node.start().await;
     }

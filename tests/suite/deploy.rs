@@ -181,9 +181,9 @@ async fn what_is_deployed_is_deployed_after_a_restart() {
     let before = node.control.get("/apps").await.ok();
     for is_crash in [true, false] {
         if is_crash {
-            node.kill().await
+            node.kill().await;
         } else {
-            assert_eq!(node.stop().await, Some(0))
+            assert_eq!(node.stop().await, Some(0));
         }
         node.start().await;
         let after = node.control.get("/apps").await.ok();
