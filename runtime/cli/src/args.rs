@@ -431,7 +431,7 @@ pub(crate) enum Parked {
     /// Apply a parked key's events again
     Retry(ParkedKey),
     /// Give up a parked key's first event, and go on with those behind it
-    Skip(ParkedKey),
+    Skip(ParkedSkip),
 }
 
 /// `ebb parked list`.
@@ -447,7 +447,18 @@ pub(crate) struct ParkedList {
     pub(crate) plane: ControlPlane,
 }
 
-/// `ebb parked retry|skip`.
+/// `ebb parked skip`.
+#[derive(Debug, Args)]
+pub(crate) struct ParkedSkip {
+    /// Which key.
+    #[command(flatten)]
+    pub(crate) key: ParkedKey,
+    /// Give up everything that queues under the key
+    #[arg(long)]
+    pub(crate) whole: bool,
+}
+
+/// `ebb parked retry`.
 #[derive(Debug, Args)]
 pub(crate) struct ParkedKey {
     /// The projection

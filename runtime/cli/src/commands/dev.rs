@@ -64,10 +64,11 @@ pub(crate) async fn run(output: Output, mut args: Dev) -> Result<Exit, Failure> 
     if let Ok(()) = first {
         session.show_urls();
     }
+    let what_next = if watch.is_some() { "watching for changes; Ctrl-C ends" } else { "Ctrl-C ends" };
+    output.note(output.note_style().faint(what_next));
     loop {
         if let (Some(watch), Ok(project)) = (&mut watch, Project::open(&session.dir)) {
             watch.follow(&project, session.build);
-            output.note(output.note_style().faint("watching for changes; Ctrl-C ends"));
         }
         tokio::select! {
             changed = Watch::next(&mut watch) => output.note(format_args!("\n{}", describe(&changed, &session.dir))),

@@ -26,7 +26,7 @@ pub(crate) fn run(output: Output, args: New) -> Result<Exit, Failure> {
     output.line(format_args!("{} {} in {}\n", style.good("made"), style.strong(&name), folder.display()))?;
     let step = |command: &str, what: &str| output.line(format_args!("  {command:34}{}", style.faint(what)));
     if folder != Path::new(".") {
-        step(&format!("cd {}", folder.display()), "")?;
+        output.line(format_args!("  cd {}", folder.display()))?;
     }
     step("cargo test", "given, when, then: no server needed")?;
     step("ebb dev", "build it, run it, watch it")?;

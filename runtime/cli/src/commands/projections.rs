@@ -1,13 +1,14 @@
 //! `ebb rebuild` and `ebb parked`: looking after projections.
 
 use super::status::only_app;
-use crate::args::{Parked as Args, ParkedKey, Rebuild};
+use crate::args::{Parked as Args, ParkedKey, ParkedSkip, Rebuild};
 use crate::client::{Path, Server};
 use crate::failure::{Exit, Failure};
-use crate::output::{Align, Output, Table};
+use crate::output::{Align, Grouped, Output, Palette, Table, printable};
 use ebb_domain::port::models::Parked;
 use reqwest::Method;
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 
 #[derive(Debug, Deserialize, Serialize)]
 struct ParkedPage {
@@ -15,10 +16,21 @@ struct ParkedPage {
     next: Option<String>,
 }
 
-/// What is left of a key's queue.
-#[derive(Debug, Deserialize, Serialize)]
-struct Left {
-    parked: Option<Parked>,
+/// What became of a retry or a skip.
+#[derive(Debug, Default, Deserialize, Serialize)]
+#[serde(default)]
+struct Acted {
+    /// Events that are in the rows now.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    applied: Option<u64>,
+    /// Events that will never be.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    skipped: Option<u64>,
+    /// Events that still queue.
+    remaining: u64,
+    /// Why the first of them fails.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    failed: Option<String>,
 }
 
 async fn projection(server: &Server, app: Option<&str>, projection: &str) -> Result<Path, Failure> {
@@ -51,8 +63,12 @@ pub(crate) async fn parked(output: Output, args: Args) -> Result<Exit, Failure> 
             let path = projection(&server, args.app.as_deref(), &args.projection).await?.segment("parked");
             list(output, &server, &path).await
         }
-        Args::Retry(args) => act(output, args, "retry").await,
-        Args::Skip(args) => act(output, args, "skip").await,
+        Args::Retry(key) => act(output, &key, "retry", json!({ "key": key.key })).await,
+        Args::Skip(ParkedSkip { key, whole }) => {
+            let body =
+                if whole { json!({ "key": key.key, "whole": true }) } else { json!({ "key": key.key }) };
+            act(output, &key, "skip", body).await
+        }
     }
 }
 
@@ -103,37 +119,54 @@ fn render(all: &[Parked], output: Output) -> String {
     table.render(output.style())
 }
 
-async fn act(output: Output, args: ParkedKey, action: &str) -> Result<Exit, Failure> {
+async fn act(output: Output, args: &ParkedKey, action: &str, body: Value) -> Result<Exit, Failure> {
     let server = Server::control(&args.plane)?;
     let path =
         projection(&server, args.app.as_deref(), &args.projection).await?.segment("parked").segment(action);
-    let request = server.request(Method::POST, &path).json(&serde_json::json!({ "key": args.key }));
-    let left: Left = server.json(request).await?;
+    let acted: Acted = server.json(server.request(Method::POST, &path).json(&body)).await?;
     if output.json {
-        output.json(&left)?;
+        output.json(&acted)?;
+    } else {
+        output.line(render_acted(&args.key, &acted, output.style()))?;
     }
-    match left.parked {
-        None => {
-            if !output.json {
-                output.line(format_args!(
-                    "{} {} is no longer parked",
-                    output.style().good("done:"),
-                    args.key
-                ))?;
-            }
-            Ok(Exit::Done)
+    Ok(if acted.remaining == 0 { Exit::Done } else { Exit::No })
+}
+
+fn render_acted(key: &str, acted: &Acted, style: Palette) -> String {
+    let (done, how) = match (acted.applied, acted.skipped) {
+        (_, Some(skipped)) => (skipped, "skipped"),
+        (applied, None) => (applied.unwrap_or(0), "applied"),
+    };
+    let key = printable(key);
+    let mut text = match acted.remaining {
+        0 => format!("{} {key} is no longer parked: {} {how}", style.good("done:"), Grouped(done)),
+        remaining => {
+            let left = style.warning(format_args!("{} still queue", Grouped(remaining)));
+            format!("{key}: {} {how}, {left}", Grouped(done))
         }
-        Some(parked) => {
-            if !output.json {
-                output.line(format_args!(
-                    "{} {} stays parked at position {}: {}",
-                    output.style().warning("still failing:"),
-                    args.key,
-                    parked.position,
-                    crate::output::printable(&parked.reason)
-                ))?;
-            }
-            Ok(Exit::No)
-        }
+    };
+    if let Some(failed) = &acted.failed {
+        text.push_str(&format!("\n  the first of them fails: {}", printable(failed)));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_that_stays_parked_says_why() {
+        let acted =
+            Acted { applied: Some(2), remaining: 5, failed: Some("no owner".into()), ..Acted::default() };
+        insta::assert_snapshot!(render_acted("account-42", &acted, Palette(false)), @r"
+        account-42: 2 applied, 5 still queue
+          the first of them fails: no owner
+        ");
+        let skipped = Acted { skipped: Some(1), ..Acted::default() };
+        assert_eq!(
+            render_acted("account-42", &skipped, Palette(false)),
+            "done: account-42 is no longer parked: 1 skipped"
+        );
     }
 }
