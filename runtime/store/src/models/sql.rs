@@ -96,7 +96,7 @@ impl Table {
         }
         let order = self.total_order(&query.order)?;
         if let Some(after) = &query.after {
-            wheres.push(self.behind(&order, query.order.len(), after, &mut parameters)?);
+            wheres.push(self.behind(&order, &query.order, after, &mut parameters)?);
         }
         let mut sql = format!("SELECT {} FROM {}", names(&self.columns), table(&self.schema));
         if !wheres.is_empty() {
@@ -132,19 +132,21 @@ impl Table {
     fn behind(
         &self,
         order: &[OrderBy],
-        asked: usize,
+        asked: &[OrderBy],
         after: &[Value],
         parameters: &mut Vec<Value>,
     ) -> Result<String, ModelError> {
-        if after.len() != asked + 1 {
+        if after.len() != asked.len() + 1 {
             return Err(ModelError::BadColumn {
                 model: self.schema.name.to_string(),
-                problem: format!("a place in this order has {} values, not {}", asked + 1, after.len()),
+                problem: format!("a place in this order has {} values, not {}", asked.len() + 1, after.len()),
             });
         }
-        // Columns that the order repeats keep the place of their first mention; the key's value is the last.
-        let value =
-            |index: usize| if order[index].column == self.schema.key { &after[asked] } else { &after[index] };
+        // A column that the order repeats has its value at its first mention; the key's is the last.
+        let value = |index: usize| {
+            let named = asked.iter().position(|by| by.column == order[index].column);
+            &after[named.unwrap_or(asked.len())]
+        };
         let mut alternatives = Vec::new();
         for beyond in 0..order.len() {
             let mut parts = Vec::new();
