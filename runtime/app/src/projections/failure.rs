@@ -80,6 +80,11 @@ impl Front {
         }
     }
 
+    /// Whether nothing has failed lately.
+    pub(super) fn is_well(&self) -> bool {
+        self.tried.is_none() && self.size == self.most
+    }
+
     /// What was read again after a failure on our side.
     pub(super) fn reloaded(&mut self, tried: Option<Tried>) {
         self.tried = tried;

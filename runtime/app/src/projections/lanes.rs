@@ -10,10 +10,13 @@ use ebb_domain::manifest::LaneBy;
 use ebb_domain::port::guest::{ApplyError, CallError, ProjectionModule};
 use ebb_domain::port::models::{ModelError, ProjectionStore};
 use ebb_domain::text::Text;
+use futures_util::FutureExt;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::num::NonZeroUsize;
+use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::task::JoinSet;
+use tracing::Instrument;
 
 /// Collisions in a row after which a projection stays on one lane for a while.
 const COLLISIONS: u32 = 8;
@@ -99,10 +102,11 @@ impl Applier {
             return Ok(Touches::none());
         }
         let overlay = Arc::new(Mutex::new(Overlay::new(self.store.clone(), self.models.clone())));
-        let applied = self.module.apply(events, overlay.clone()).await;
+        // A bug in the engine is to be seen, and is no reason to stop for ever.
+        let applied = AssertUnwindSafe(self.module.apply(events, overlay.clone())).catch_unwind().await;
         // Whatever the module made of a store that failed, the batch is not to be trusted.
         let touches = overlay.lock().unwrap_or_else(PoisonError::into_inner).take()?;
-        match applied {
+        match applied.map_err(|_| Failed::Host("the engine panicked".into()))? {
             Ok(()) => Ok(touches),
             Err(ApplyError::Event { index, message }) if index >= events.len() => {
                 let reason =
@@ -118,7 +122,7 @@ impl Applier {
         let mut running = JoinSet::new();
         for events in lanes {
             let applier = self.clone();
-            running.spawn(async move { applier.apply(&events).await });
+            running.spawn(async move { applier.apply(&events).await }.in_current_span());
         }
         let mut done = Vec::new();
         // Dropping the set, when a lane failed or the projection is stopped, stops the others.

@@ -2,7 +2,7 @@
 //!
 //! [`Projections`] holds an app's projections and swaps their versions; a `projector` runs one version: it reads the
 //! log behind its mark, has each batch applied (`lanes`, over an `overlay` of the committed rows), and commits rows and
-//! mark in one transaction. `failure` decides what becomes of events that fail, `parking` holds what was parked and
+//! mark in one transaction; a version that is built beside another takes its place by `swap`. `failure` decides what becomes of events that fail, `parking` holds what was parked and
 //! carries out commands about it, and `reader` reads models from the version that serves.
 //!
 //! Promises:
@@ -19,9 +19,11 @@ mod projector;
 mod reader;
 mod service;
 mod status;
+mod swap;
 #[cfg(test)]
 mod tests;
 mod version;
+mod window;
 
 pub use parking::{Retried, Skipped};
 pub use reader::{ModelReader, Waited};

@@ -213,7 +213,7 @@ impl<B: Base> Rows for Overlay<B> {
         let schema = &self.models.all()[self.models.index(model)?];
         let column = column_of(schema, column, ColumnType::Integer)?.clone();
         let fresh = || new_row(schema, key);
-        let sums = vec![(column.clone(), i128::from(delta))];
+        let sums = vec![(column, i128::from(delta))];
         let deleted = self.rows.get(self.models.index(model)?).and_then(|rows| rows.get(key.as_bytes()));
         let anew = matches!(deleted.map(|touched| &touched.change), Some(Change::Delete)).then(fresh);
         let touched = self.touch(model, key, Use::Added, 0)?;

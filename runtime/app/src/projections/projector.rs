@@ -9,17 +9,18 @@ use super::parking::{Command, ParkedKeys};
 use super::service::{ProjectionDeps, Slot};
 use super::status::State;
 use super::version::{Body, Parks, Program, Version};
+use super::window::Window;
 use ebb_domain::event::{Position, StoredEvent};
-use ebb_domain::manifest::{LaneBy, Source};
+use ebb_domain::manifest::Source;
 use ebb_domain::name::{AppName, ProjectionName};
 use ebb_domain::port::log::{Durable, EventFilter, EventLog, ReadLimits};
-use ebb_domain::port::models::{ParkChange, ProjectionStore, RowBatch, Tried};
+use ebb_domain::port::models::{ModelError, ParkChange, ProjectionStore, RowBatch, Tried};
 use ebb_domain::text::Text;
 use ebb_domain::time::Timestamp;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
-use tokio::sync::{OwnedMutexGuard, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tracing::{Instrument, debug, error, info, info_span, warn};
@@ -49,6 +50,12 @@ pub(super) enum Stop {
     Stopped,
     /// Something on our side failed: after a pause everything is read again.
     Host(String),
+}
+
+impl From<ModelError> for Stop {
+    fn from(error: ModelError) -> Self {
+        Self::Host(error.to_string())
+    }
 }
 
 /// What is to be done once a step is made.
@@ -89,16 +96,16 @@ impl Runner {
 
 /// Runs one version of a projection.
 pub(super) struct Projector {
-    deps: ProjectionDeps,
+    pub(super) deps: ProjectionDeps,
     pub(super) log: Arc<dyn EventLog>,
-    slot: Arc<Slot>,
+    pub(super) slot: Arc<Slot>,
     pub(super) version: Arc<Version>,
     program: Program,
     body: Arc<Body>,
     pub(super) applier: Applier,
     splitter: Splitter,
     backoff: Backoff,
-    front: Front,
+    pub(super) front: Front,
     pub(super) parked: ParkedKeys,
     filter: EventFilter,
     /// Events that were read, of which those before `next` are done.
@@ -116,7 +123,7 @@ pub(super) struct Projector {
     used: Option<Instant>,
     durable: watch::Receiver<Durable>,
     commands: mpsc::Receiver<Command>,
-    stop: watch::Receiver<bool>,
+    pub(super) stop: watch::Receiver<bool>,
 }
 
 impl Projector {
@@ -199,7 +206,7 @@ impl Projector {
             *body.parks.lock() = Parks::of(store)?;
             Ok((store.mark()?, store.tried()?, ParkedKeys::load(store)?, body.clone()))
         });
-        let (mark, tried, parked, body) = loaded.await.map_err(host)?;
+        let (mark, tried, parked, body) = loaded.await?;
         self.used = Some(Instant::now());
         self.version.set_body(body.clone());
         self.applier.store = body.store.clone();
@@ -211,6 +218,7 @@ impl Projector {
         self.front.reloaded(tried);
         // What was looked at beyond the mark holds nothing that is wanted.
         self.scanned = mark.max(*self.body.passed.borrow());
+        self.behind_since = (self.scanned > mark).then(Instant::now);
         self.buffer.clear();
         self.next = 0;
         self.check_end().await
@@ -309,7 +317,7 @@ impl Projector {
         let keyed = !self.parked.is_empty() || self.program.deployment.spec.lanes.get() > 1;
         let keys: Vec<Text> =
             if keyed { window.iter().map(|event| lane_key(lane_by, event)).collect() } else { Vec::new() };
-        let batch = Batch::new(window, &keys, &self.parked, &self.front);
+        let batch = Window::new(window, &keys, &self.parked, &self.front);
         let mut events = &window[..batch.len];
         let selected: Vec<StoredEvent>;
         let mut keys = keys;
@@ -501,8 +509,7 @@ impl Projector {
             store.release();
             Ok(())
         })
-        .await
-        .map_err(host)?;
+        .await?;
         self.used = None;
         Ok(())
     }
@@ -532,7 +539,7 @@ impl Projector {
             store.commit(batch)?;
             parks_change.then(|| Parks::of(&*store)).transpose()
         });
-        let parks = committed.await.map_err(host)?;
+        let parks = committed.await?;
         if let Some(parks) = parks {
             *self.body.parks.lock() = parks;
         }
@@ -565,61 +572,6 @@ impl Projector {
 
     fn lag(&self) -> u64 {
         self.durable.borrow().position.0.saturating_sub(self.body.passed.borrow().0)
-    }
-
-    fn serves(&self) -> bool {
-        Arc::ptr_eq(&self.slot.serving(), &self.version)
-    }
-
-    /// While a candidate compares itself with the version that serves, that one makes no progress.
-    async fn gate_before_progress(&mut self) -> Flow<Option<OwnedMutexGuard<()>>> {
-        if !self.serves() {
-            return Ok(None);
-        }
-        let gate = self.slot.gate.clone().lock_owned().await;
-        // It may have been swapped away, and its files removed, while it waited.
-        if *self.stop.borrow() || !self.serves() { Err(Stop::Stopped) } else { Ok(Some(gate)) }
-    }
-
-    /// A candidate that is nearly there makes its last steps while the version that serves stands still: else it might
-    /// follow it for ever.
-    async fn gate_before_the_swap(&self) -> Option<OwnedMutexGuard<()>> {
-        if self.serves() {
-            return None;
-        }
-        let behind = self.slot.serving().passed().0.saturating_sub(self.version.passed().0);
-        if behind > self.max_events() as u64 {
-            return None;
-        }
-        Some(self.slot.gate.clone().lock_owned().await)
-    }
-
-    /// Serves instead of the version before it, if it has got as far.
-    async fn swap_if_caught_up(&mut self, gate: Option<OwnedMutexGuard<()>>) -> Flow<()> {
-        let Some(gate) = gate else { return Ok(()) };
-        let before = self.slot.serving();
-        // If the one that serves is ahead of the log, the end of the log is as far as anyone can get.
-        let goal = before.passed().min(self.durable.borrow().position);
-        if self.serves() || self.version.passed() < goal {
-            return Ok(());
-        }
-        let (stores, app, name) = (self.deps.stores.clone(), self.deps.app.clone(), self.name().clone());
-        let key = self.version.key;
-        super::blocking(move || stores.set_serving(&app, &name, key)).await.map_err(host)?;
-        let old = self.slot.swap(self.version.clone());
-        if let Some(old) = &old {
-            old.stop();
-        }
-        drop(gate);
-        info!(mark = %self.version.passed(), "serves instead of {}", before.key.short());
-        if let Some(old) = old {
-            old.stopped().await;
-        }
-        let (stores, app, name) = (self.deps.stores.clone(), self.deps.app.clone(), self.name().clone());
-        if let Err(error) = super::blocking(move || stores.retain(&app, &name, &[key])).await {
-            warn!(%error, "the version before could not be removed; the next deployment tries again");
-        }
-        Ok(())
     }
 
     /// Waits for work that may be given up, unless the projector is to end.
@@ -661,54 +613,12 @@ impl Projector {
     }
 }
 
-/// How many of the window's events are dealt with next, and which of them only queue.
-struct Batch {
-    len: usize,
-    /// Indexes of events whose key is parked, ascending.
-    queued: Vec<usize>,
-}
-
-impl Batch {
-    fn new(window: &[StoredEvent], keys: &[Text], parked: &ParkedKeys, front: &Front) -> Self {
-        if parked.is_empty() {
-            let positions: Vec<Position> = window.iter().map(|event| event.position).collect();
-            return Self { len: front.size(&positions), queued: Vec::new() };
-        }
-        let (mut queued, mut free) = (Vec::new(), Vec::new());
-        for (index, key) in keys.iter().enumerate() {
-            if parked.contains(key) {
-                queued.push(index);
-            } else {
-                free.push(index);
-            }
-        }
-        let positions: Vec<Position> = free.iter().map(|index| window[*index].position).collect();
-        let size = if positions.is_empty() { 0 } else { front.size(&positions) };
-        // Events that queue cost nothing: those up to the first one that has to wait come along.
-        let len = free.get(size).copied().unwrap_or(window.len());
-        queued.retain(|index| *index < len);
-        Self { len, queued }
-    }
-
-    fn parks(&self, window: &[StoredEvent], lane_by: &LaneBy) -> Vec<ParkChange> {
-        let queue = |index: &usize| {
-            let event = &window[*index];
-            ParkChange::Queue { key: lane_key(lane_by, event), position: event.position }
-        };
-        self.queued.iter().map(queue).collect()
-    }
-}
-
 fn filter(source: &Source) -> EventFilter {
     let Source::Log { aggregates, types } = source;
     let categories =
         (!aggregates.is_empty()).then(|| aggregates.iter().map(|name| name.text().clone()).collect());
     let types = (!types.is_empty()).then(|| types.iter().map(|name| name.text().clone()).collect());
     EventFilter { categories, types }
-}
-
-fn host(error: ebb_domain::port::models::ModelError) -> Stop {
-    Stop::Host(error.to_string())
 }
 
 async fn stopped(stop: &mut watch::Receiver<bool>) {

@@ -88,10 +88,13 @@ pub enum ProjectionError {
 pub struct Projections {
     deps: ProjectionDeps,
     slots: RwLock<BTreeMap<ProjectionName, Arc<Slot>>>,
-    models: RwLock<HashMap<ModelName, (Arc<Slot>, Arc<ModelSchema>)>>,
+    models: RwLock<Writers>,
     /// Deployments and rebuilds happen one at a time.
     deploying: tokio::sync::Mutex<()>,
 }
+
+/// Which projection writes which model, as the manifest declares them.
+type Writers = HashMap<ModelName, (Arc<Slot>, Arc<ModelSchema>)>;
 
 /// One projection, whatever its version.
 pub(super) struct Slot {
@@ -135,11 +138,11 @@ impl Slot {
     }
 
     /// Runs these versions.
-    fn run(self: &Arc<Self>, deps: &ProjectionDeps, serving: Arc<Version>, building: Option<Arc<Version>>) {
+    fn run(self: &Arc<Self>, deps: &ProjectionDeps, serving: &Arc<Version>, building: Option<Arc<Version>>) {
         // Held until both are known: a candidate that has nothing to catch up on swaps at once.
         let mut runners = self.runners.lock();
         self.serving.send_replace(serving.clone());
-        runners.serving = Projector::start(deps, self, &serving);
+        runners.serving = Projector::start(deps, self, serving);
         runners.building = building.map(|version| {
             let runner = Projector::start(deps, self, &version);
             (version, runner)
@@ -198,13 +201,11 @@ impl Projections {
             }
         }
         let before = std::mem::replace(&mut *self.slots.write(), slots.clone());
-        *self.models.write() = models(slots.values());
-        for (name, slot) in before {
-            if !slots.contains_key(&name) {
-                self.remove(&slot).await.or_else(|error| {
-                    warn!(app = %self.deps.app, projection = %name, %error, "its rows could not be removed");
-                    if result.is_ok() { Err(error) } else { Ok(()) }
-                })?;
+        *self.models.write() = writers(slots.values());
+        for (name, slot) in before.into_iter().filter(|(name, _)| !slots.contains_key(name)) {
+            if let Err(error) = self.remove(&slot).await {
+                warn!(app = %self.deps.app, projection = %name, %error, "its rows could not be removed");
+                result = Err(error);
             }
         }
         result
@@ -232,11 +233,11 @@ impl Projections {
         let serving = slot.serving();
         match self.plan(Some(serving.clone()), program).await {
             Ok((serving, building)) => {
-                slot.run(&self.deps, serving, building);
+                slot.run(&self.deps, &serving, building);
                 Ok(slot)
             }
             Err(error) => {
-                slot.run(&self.deps, serving, building);
+                slot.run(&self.deps, &serving, building);
                 Err(error)
             }
         }
@@ -247,7 +248,7 @@ impl Projections {
         let name = program.deployment.spec.name.clone();
         let (serving, building) = self.plan(None, program).await?;
         let slot = Slot::new(name, serving.clone());
-        slot.run(&self.deps, serving, building);
+        slot.run(&self.deps, &serving, building);
         Ok(slot)
     }
 
@@ -361,7 +362,7 @@ impl Projections {
         let program = match (&building, &serving.program) {
             (None, Some(program)) => program.clone(),
             _ => {
-                slot.run(&self.deps, serving, building);
+                slot.run(&self.deps, &serving, building);
                 return Err(ProjectionError::Building(projection.clone()));
             }
         };
@@ -371,7 +372,7 @@ impl Projections {
             Ok(building) => (Some(building), Ok(())),
             Err(error) => (None, Err(error)),
         };
-        slot.run(&self.deps, serving, building);
+        slot.run(&self.deps, &serving, building);
         result
     }
 
@@ -466,11 +467,8 @@ impl Projections {
     }
 }
 
-/// Which projection writes which model, as the manifest declares them.
-fn models<'a>(
-    slots: impl Iterator<Item = &'a Arc<Slot>>,
-) -> HashMap<ModelName, (Arc<Slot>, Arc<ModelSchema>)> {
-    let mut models = HashMap::new();
+fn writers<'a>(slots: impl Iterator<Item = &'a Arc<Slot>>) -> Writers {
+    let mut models = Writers::new();
     for slot in slots {
         let declared = slot.building().unwrap_or_else(|| slot.serving());
         for schema in declared.models.all() {

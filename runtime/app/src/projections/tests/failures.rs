@@ -99,6 +99,17 @@ async fn what_fails_on_our_side_is_tried_for_ever_and_seen() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_panic_on_our_side_is_a_failure_on_our_side() {
+    let bank = Bank::open().deployed().await;
+    bank.event("ann", "Panics");
+    bank.until("seen", |bank| matches!(bank.state(), State::Retrying { position: None, .. })).await;
+    assert_eq!(bank.status().serving.last_error.as_deref(), Some("the engine panicked"));
+    bank.fix();
+    bank.caught_up().await;
+    assert_eq!(bank.balance("ann"), Some(1));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_store_that_fails_costs_time_and_nothing_else() {
     let bank = Bank::open().deployed().await;
     bank.caught_up().await;

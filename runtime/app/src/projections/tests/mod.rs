@@ -31,7 +31,8 @@ struct Bank {
     models: Arc<MemoryModels>,
     engine: Arc<ProjectionEngine>,
     module: Arc<ScriptedProjection>,
-    /// Whether events of type `Bad` fail, `Trap` trap and `Crowded` find no instance.
+    /// Whether events of type `Bad` fail, `Trap` trap and `Crowded` find no instance, and `Panics`
+    /// meet a bug of ours.
     broken: Arc<AtomicBool>,
     spec: ProjectionSpec,
     projections: Projections,
@@ -194,8 +195,8 @@ fn spec() -> ProjectionSpec {
     }
 }
 
-/// `Added {by}` adds, `Set {to}` writes, `Doubled` reads and writes, `Closed` deletes, `Paid {to, by}` moves, `Noted`
-/// keeps the sum of all balances it can see in `total`.
+/// `Added {by}` adds, `Set {to}` writes, `Doubled` reads and writes, `Closed` deletes, `Paid {to, by}` adds to two,
+/// `Copied {from}` reads one and writes another.
 fn bank_module(broken: Arc<AtomicBool>) -> Arc<ScriptedProjection> {
     ScriptedProjection::new(move |event, rows| {
         let broken = broken.load(Ordering::SeqCst);
@@ -215,6 +216,7 @@ fn bank_module(broken: Arc<AtomicBool>) -> Arc<ScriptedProjection> {
             "Crowded" if broken => {
                 Err(Fault::Ends(CallError::Overloaded { retry_after: Duration::from_secs(1) }))
             }
+            "Panics" if broken => panic!("a bug in the engine"),
             _ => apply(event, rows),
         }
     })
