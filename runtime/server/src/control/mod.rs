@@ -75,7 +75,7 @@ impl ControlPlane {
             ("GET", ["metrics"]) => self.metrics_page().await,
             ("GET", ["functions"]) => Ok(self.function_status()),
             ("GET", ["logs"]) => crate::logs::answer(&parts, self.stopping.clone()),
-            ("GET", ["projections"]) => self.projection_status().await,
+            ("GET", ["projections"]) => Ok(self.projection_status()),
             ("GET", ["apps"]) => Ok(self.apps()),
             ("GET", ["apps", app]) => self.app_summary(app),
             ("PUT", ["apps", app]) => self.deploy(app, &parts, body, actor).await,

@@ -3,17 +3,20 @@
 use super::ControlPlane;
 use super::apps::read_json;
 use crate::http::problem::{
-    BAD_QUERY, INTERNAL, NOT_PARKED, Problem, REBUILD_IN_PROGRESS, UNKNOWN_PROJECTION,
+    BAD_QUERY, INTERNAL, NOT_PARKED, PROJECTION_UNAVAILABLE, Problem, REBUILD_IN_PROGRESS, UNKNOWN_PROJECTION,
 };
 use crate::http::reply::{Reply, json};
 use crate::http::target::{parameters, shorten};
 use crate::metrics::Page;
 use ebb_app::projections::ProjectionError;
+use ebb_domain::name::ProjectionName;
+use ebb_domain::text::Text;
 use http::StatusCode;
 use http::request::Parts;
 use hyper::body::Incoming;
 use serde::Deserialize;
-use serde_json::json;
+use serde_json::{Value, json};
+use std::time::Duration;
 
 /// Keys of a page at most, and where nobody says.
 const PAGE: usize = 1000;
@@ -21,26 +24,35 @@ const PAGE: usize = 1000;
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Key {
-    key: String,
+    key: Text,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Skip {
+    key: Text,
+    /// The key's whole queue, not only the event that stands first.
+    #[serde(default)]
+    whole: bool,
 }
 
 impl ControlPlane {
-    pub(super) async fn projection_status(&self) -> Result<Reply, Problem> {
+    pub(super) fn projection_status(&self) -> Reply {
         let mut projections = Vec::new();
         for app in self.node.apps() {
-            for status in app.projections().status().await {
+            for status in app.projections().status() {
                 let mut status = serde_json::to_value(&status).unwrap_or_default();
                 status["app"] = (&**app.name()).into();
                 projections.push(status);
             }
         }
-        Ok(json(StatusCode::OK, &json!({ "projections": projections })))
+        json(StatusCode::OK, &json!({ "projections": projections }))
     }
 
-    pub(super) async fn projection_metrics(&self, page: &mut Page) -> Result<(), Problem> {
+    pub(super) fn projection_metrics(&self, page: &mut Page) {
         let mut statuses = Vec::new();
         for app in self.node.apps() {
-            for status in app.projections().status().await {
+            for status in app.projections().status() {
                 statuses.push((app.name().clone(), status));
             }
         }
@@ -68,12 +80,11 @@ impl ControlPlane {
         for (app, status) in &statuses {
             page.value(&[("app", app), ("projection", &status.name)], status.serving.parked);
         }
-        Ok(())
     }
 
     pub(super) async fn rebuild(&self, app: &str, name: &str) -> Result<Reply, Problem> {
         let app = self.find(app)?;
-        app.projections().rebuild(name).await.map_err(problem)?;
+        app.projections().rebuild(&projection(name)?).await.map_err(problem)?;
         Ok(json(StatusCode::ACCEPTED, &json!({ "projection": name, "rebuilding": true })))
     }
 
@@ -81,7 +92,7 @@ impl ControlPlane {
         let (mut after, mut limit) = (None, PAGE);
         for (name, value) in parameters(parts.uri.query())? {
             match &*name {
-                "after" => after = Some(value.into_owned()),
+                "after" => after = Some(Text::from(value.into_owned())),
                 "limit" => {
                     let read = value.parse().ok().filter(|limit| (1..=PAGE).contains(limit));
                     limit = read.ok_or_else(|| {
@@ -100,7 +111,7 @@ impl ControlPlane {
             }
         }
         let app = self.find(app)?;
-        let keys = app.projections().parked(name, after.as_deref(), limit).await.map_err(problem)?;
+        let keys = app.projections().parked(&projection(name)?, after, limit).await.map_err(problem)?;
         let next = keys.last().filter(|_| keys.len() == limit).map(|parked| parked.key.clone());
         Ok(json(StatusCode::OK, &json!({ "parked": keys, "next": next })))
     }
@@ -114,8 +125,8 @@ impl ControlPlane {
     ) -> Result<Reply, Problem> {
         let app = self.find(app)?;
         let Key { key } = read_json(parts, body, "{\"key\": KEY}").await?;
-        let left = app.projections().retry(name, &key).await.map_err(problem)?;
-        Ok(json(StatusCode::OK, &json!({ "key": key, "parked": left })))
+        let retried = app.projections().retry(&projection(name)?, &key).await.map_err(problem)?;
+        Ok(json(StatusCode::OK, &json!(retried)))
     }
 
     pub(super) async fn skip_parked(
@@ -126,18 +137,46 @@ impl ControlPlane {
         body: Incoming,
     ) -> Result<Reply, Problem> {
         let app = self.find(app)?;
-        let Key { key } = read_json(parts, body, "{\"key\": KEY}").await?;
-        let left = app.projections().skip(name, &key).await.map_err(problem)?;
-        Ok(json(StatusCode::OK, &json!({ "key": key, "parked": left })))
+        let Skip { key, whole } = read_json(parts, body, "{\"key\": KEY, \"whole\": true|false}").await?;
+        let skipped = app.projections().skip(&projection(name)?, &key, whole).await.map_err(problem)?;
+        Ok(json(StatusCode::OK, &json!(skipped)))
     }
+}
+
+fn projection(name: &str) -> Result<ProjectionName, Problem> {
+    ProjectionName::new(name).map_err(|_| {
+        UNKNOWN_PROJECTION.detail(format!("there is no projection `{}`", shorten(name)))
+    })
+}
+
+/// What serves, at the top; what is being built to take its place, below `building`.
+fn shown(app: &AppName, status: &ProjectionStatus) -> Value {
+    let mut shown = serde_json::to_value(&status.serving).unwrap_or_default();
+    shown["app"] = json!(app);
+    shown["projection"] = json!(status.name);
+    shown["models"] = json!(status.models);
+    shown["building"] = json!(status.building);
+    shown
+}
+
+fn with_key(key: &Text, outcome: &impl serde::Serialize) -> Value {
+    let mut shown = serde_json::to_value(outcome).unwrap_or_default();
+    shown["key"] = json!(key);
+    shown
+}
+
+/// No projection has a name that is not one.
+fn projection_name(text: &str) -> Result<ProjectionName, Problem> {
+    ProjectionName::new(text).map_err(|error| UNKNOWN_PROJECTION.detail(error.to_string()))
 }
 
 fn problem(error: ProjectionError) -> Problem {
     let detail = error.to_string();
     match error {
         ProjectionError::Unknown(_) => UNKNOWN_PROJECTION.detail(detail),
-        ProjectionError::NotParked(_) => NOT_PARKED.detail(detail),
-        ProjectionError::Rebuilding(_) => REBUILD_IN_PROGRESS.detail(detail),
+        ProjectionError::NotParked { .. } => NOT_PARKED.detail(detail),
+        ProjectionError::Building(_) => REBUILD_IN_PROGRESS.detail(detail),
+        ProjectionError::NotRunning(_) => PROJECTION_UNAVAILABLE.detail(detail).retry_after(Duration::from_secs(1)),
         error => INTERNAL.detail("the projection could not do that").cause(error),
     }
 }

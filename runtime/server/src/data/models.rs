@@ -13,6 +13,7 @@ use crate::http::target::{parameters, segment, shorten};
 use ebb_app::projections::ModelReader;
 use ebb_domain::event::Position;
 use ebb_domain::model::row_json;
+use ebb_domain::name::ModelName;
 use ebb_domain::port::models::ModelError;
 use http::{HeaderName, HeaderValue, StatusCode};
 use serde_json::json;
@@ -91,7 +92,8 @@ fn freshness_headers(reader: &ModelReader, mark: Position, end: Position) -> [(H
 }
 
 fn reader(call: &Call<'_>, model: &str) -> Result<ModelReader, Problem> {
-    call.app.projections().model(model).ok_or_else(|| {
+    let name = ModelName::new(model).ok();
+    name.and_then(|name| call.app.projections().model(&name)).ok_or_else(|| {
         let detail = format!("the projection that writes `{model}` is not ready");
         PROJECTION_UNAVAILABLE.detail(detail).retry_after(Duration::from_secs(1))
     })
