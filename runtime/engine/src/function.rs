@@ -246,6 +246,8 @@ impl Live {
         }
         let reason = match error.downcast_ref::<Trap>() {
             Some(Trap::StackOverflow) => "it overflowed its stack".into(),
+            // The stack that compilers keep in linear memory lies at its beginning, so that it overflows into nothing.
+            Some(trap @ Trap::MemoryOutOfBounds) => format!("{trap}, or a stack overflow"),
             Some(trap) => trap.to_string(),
             None => error.root_cause().to_string(),
         };

@@ -163,7 +163,7 @@ fn check_core(wasm: &[u8], kind: ModuleKind) -> Result<(), CompileError> {
                 }
             }
             Payload::CustomSection(section) if section.name().starts_with("component-type") => {
-                has_world = true
+                has_world = true;
             }
             _ => {}
         }
