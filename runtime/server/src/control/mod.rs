@@ -72,7 +72,7 @@ impl ControlPlane {
         }
         let method = if parts.method == Method::HEAD { "GET" } else { parts.method.as_str() };
         match (method, &segments[..]) {
-            ("GET", ["metrics"]) => self.metrics_page().await,
+            ("GET", ["metrics"]) => Ok(self.metrics_page()),
             ("GET", ["functions"]) => Ok(self.function_status()),
             ("GET", ["logs"]) => crate::logs::answer(&parts, self.stopping.clone()),
             ("GET", ["projections"]) => Ok(self.projection_status()),

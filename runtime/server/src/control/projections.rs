@@ -8,8 +8,8 @@ use crate::http::problem::{
 use crate::http::reply::{Reply, json};
 use crate::http::target::{parameters, shorten};
 use crate::metrics::Page;
-use ebb_app::projections::ProjectionError;
-use ebb_domain::name::ProjectionName;
+use ebb_app::projections::{ProjectionError, ProjectionStatus};
+use ebb_domain::name::{AppName, ProjectionName};
 use ebb_domain::text::Text;
 use http::StatusCode;
 use http::request::Parts;
@@ -40,11 +40,7 @@ impl ControlPlane {
     pub(super) fn projection_status(&self) -> Reply {
         let mut projections = Vec::new();
         for app in self.node.apps() {
-            for status in app.projections().status() {
-                let mut status = serde_json::to_value(&status).unwrap_or_default();
-                status["app"] = (&**app.name()).into();
-                projections.push(status);
-            }
+            projections.extend(app.projections().status().iter().map(|status| shown(app.name(), status)));
         }
         json(StatusCode::OK, &json!({ "projections": projections }))
     }
@@ -157,17 +153,6 @@ fn shown(app: &AppName, status: &ProjectionStatus) -> Value {
     shown["models"] = json!(status.models);
     shown["building"] = json!(status.building);
     shown
-}
-
-fn with_key(key: &Text, outcome: &impl serde::Serialize) -> Value {
-    let mut shown = serde_json::to_value(outcome).unwrap_or_default();
-    shown["key"] = json!(key);
-    shown
-}
-
-/// No projection has a name that is not one.
-fn projection_name(text: &str) -> Result<ProjectionName, Problem> {
-    ProjectionName::new(text).map_err(|error| UNKNOWN_PROJECTION.detail(error.to_string()))
 }
 
 fn problem(error: ProjectionError) -> Problem {

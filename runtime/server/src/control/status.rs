@@ -1,7 +1,7 @@
 //! Probes, and how the node does.
 
 use super::ControlPlane;
-use crate::http::problem::{Problem, SHUTTING_DOWN};
+use crate::http::problem::SHUTTING_DOWN;
 use crate::http::reply::{Reply, full, json};
 use crate::metrics::Page;
 use http::header::CONTENT_TYPE;
@@ -28,7 +28,7 @@ impl ControlPlane {
         json(StatusCode::OK, &serde_json::json!({ "functions": (self.functions)() }))
     }
 
-    pub(super) async fn metrics_page(&self) -> Result<Reply, Problem> {
+    pub(super) fn metrics_page(&self) -> Reply {
         let mut page = Page::default();
         self.metrics.write(&mut page);
         page.family("http_server_active_connections", "gauge", "Open connections of the data plane.");
@@ -56,10 +56,10 @@ impl ControlPlane {
         for app in &apps {
             page.value(&[("app", app.name())], app.log().durable().borrow().commit);
         }
-        self.projection_metrics(&mut page).await?;
+        self.projection_metrics(&mut page);
         page.process();
         let mut reply = full(StatusCode::OK, page.finish());
         reply.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; version=0.0.4"));
-        Ok(reply)
+        reply
     }
 }
