@@ -81,6 +81,7 @@ async fn open(module: &Arc<dyn CommandModule>, key: &str) -> Result<Box<dyn Aggr
     module.open(&StreamId::parse(format!("counter-{key}")).unwrap(), None).await
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "call sites read better with plain numbers and texts")]
 fn command(name: &str, data: impl ToString) -> GuestCommand {
     GuestCommand {
         id: CommandId::new(Timestamp(1), [1; 10]),
