@@ -227,6 +227,23 @@ fn a_damaged_file_is_set_aside_and_built_anew() {
 }
 
 #[test]
+fn a_store_that_meets_damage_fails_until_it_is_opened_again() {
+    let Fixture { folder, store } = Fixture::new();
+    store.commit(RowBatch { mark: Some(Position(9)), ..RowBatch::default() }).unwrap();
+    store.release();
+    let models = SqliteModels::new(folder.path());
+    let store = models.open(&app(), &projection(), version(1), &[schema()]).unwrap();
+    store.release();
+    let file = folder.path().join("apps/bank/models/balances").join(format!("{}.sqlite", version(1)));
+    fs::write(&file, vec![0x5a; 8192]).unwrap();
+    assert!(store.get("balances", "a").is_err());
+    assert!(store.commit(RowBatch::default()).is_err(), "it never goes back to the start behind its user's back");
+    let again = models.open(&app(), &projection(), version(1), &[schema()]).unwrap();
+    assert_eq!((again.mark(), again.get("balances", "a")), (Ok(Position(0)), Ok(None)));
+    assert!(store.get("balances", "a").is_err(), "whoever has the old one is not shown the new one's rows");
+}
+
+#[test]
 fn a_version_that_is_there_opens_with_its_own_models() {
     let Fixture { folder, store } = Fixture::new();
     store.commit(RowBatch { mark: Some(Position(4)), ..RowBatch::default() }).unwrap();
