@@ -40,6 +40,10 @@ const MARK_AFTER: Duration = Duration::from_secs(5);
 /// How long files that nobody uses stay open.
 const RELEASE_AFTER: Duration = Duration::from_secs(30);
 
+/// How long they do if they were opened only to see where the projection stands: a node may start with thousands that
+/// have nothing to do.
+const RELEASE_AFTER_LOAD: Duration = Duration::from_secs(1);
+
 /// Commands that wait at most.
 const COMMANDS: usize = 16;
 
@@ -119,8 +123,8 @@ pub(super) struct Projector {
     last_commit: Option<Instant>,
     /// Since when `committed` has been behind what was looked at.
     behind_since: Option<Instant>,
-    /// When the store was used last; none: its files are closed.
-    used: Option<Instant>,
+    /// When the store's files are closed, if nobody uses them until then; none: they are.
+    release_at: Option<Instant>,
     durable: watch::Receiver<Durable>,
     commands: mpsc::Receiver<Command>,
     pub(super) stop: watch::Receiver<bool>,
@@ -155,7 +159,7 @@ impl Projector {
             committed: passed,
             last_commit: None,
             behind_since: None,
-            used: Some(Instant::now()),
+            release_at: None,
             durable: deps.log.durable(),
             commands: received,
             stop: stopped,
@@ -207,7 +211,7 @@ impl Projector {
             Ok((store.mark()?, store.tried()?, ParkedKeys::load(store)?, body.clone()))
         });
         let (mark, tried, parked, body) = loaded.await?;
-        self.used = Some(Instant::now());
+        self.release_at = Some(Instant::now() + RELEASE_AFTER_LOAD);
         self.version.set_body(body.clone());
         self.applier.store = body.store.clone();
         self.body = body;
@@ -474,8 +478,7 @@ impl Projector {
         self.next = 0;
         loop {
             let mark_at = self.behind_since.map(|since| since + MARK_AFTER);
-            let release_at = self.used.map(|used| used + RELEASE_AFTER);
-            let wake_at = [mark_at, release_at].into_iter().flatten().min();
+            let wake_at = [mark_at, self.release_at].into_iter().flatten().min();
             let version = self.version.clone();
             tokio::select! {
                 biased;
@@ -485,15 +488,15 @@ impl Projector {
                     None => return Err(Stop::Stopped),
                 },
                 changed = self.durable.changed() => return changed.map_err(|_| Stop::Stopped),
-                () = version.nudge.notified() => if self.used.is_none() {
-                    self.used = Some(Instant::now());
+                () = version.nudge.notified() => if self.release_at.is_none() {
+                    self.release_at = Some(Instant::now() + RELEASE_AFTER);
                 },
                 () = sleep_until(wake_at) => {
                     let now = Instant::now();
                     if mark_at.is_some_and(|at| at <= now) {
                         self.commit_mark().await?;
                     } else if version.was_in_use() {
-                        self.used = Some(now);
+                        self.release_at = Some(now + RELEASE_AFTER);
                     } else {
                         self.release().await?;
                     }
@@ -510,7 +513,7 @@ impl Projector {
             Ok(())
         })
         .await?;
-        self.used = None;
+        self.release_at = None;
         Ok(())
     }
 
@@ -550,7 +553,7 @@ impl Projector {
         }
         drop(gate);
         let now = Instant::now();
-        (self.last_commit, self.used) = (Some(now), Some(now));
+        (self.last_commit, self.release_at) = (Some(now), Some(now + RELEASE_AFTER));
         Ok(())
     }
 

@@ -15,12 +15,16 @@ use ebb_domain::port::guest::{CallError, Engine, FunctionSpec};
 use ebb_domain::port::log::EventLog;
 use ebb_domain::port::models::{ModelError, ModelStores, Parked, ProjectionVersion};
 use ebb_domain::text::Text;
+use futures_util::{StreamExt, stream};
 use parking_lot::{Mutex, RwLock};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use thiserror::Error;
 use tokio::sync::{oneshot, watch};
 use tracing::{info, warn};
+
+/// Projections of one deployment that are opened at the same time: each waits for the disk now and then.
+const SIDE_BY_SIDE: usize = 8;
 
 /// What projections are put together from.
 #[derive(Clone)]
@@ -186,10 +190,15 @@ impl Projections {
         let programs = programs.collect::<Result<Vec<_>, _>>()?;
         let mut result = Ok(());
         let mut slots = BTreeMap::new();
-        for program in programs {
-            let name = program.deployment.spec.name.clone();
-            let known = self.slots.read().get(&name).cloned();
-            match self.switch(known.clone(), program).await {
+        let mut switched = stream::iter(programs)
+            .map(|program| async {
+                let name = program.deployment.spec.name.clone();
+                let known = self.slots.read().get(&name).cloned();
+                (name, self.switch(known.clone(), program).await, known)
+            })
+            .buffer_unordered(SIDE_BY_SIDE);
+        while let Some((name, switched, known)) = switched.next().await {
+            match switched {
                 Ok(slot) => {
                     slots.insert(name, slot);
                 }
@@ -200,6 +209,7 @@ impl Projections {
                 }
             }
         }
+        drop(switched);
         let before = std::mem::replace(&mut *self.slots.write(), slots.clone());
         *self.models.write() = writers(slots.values());
         for (name, slot) in before.into_iter().filter(|(name, _)| !slots.contains_key(name)) {

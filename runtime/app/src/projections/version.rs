@@ -130,7 +130,7 @@ impl Version {
             progress: Arc::new(Mutex::new(Progress { state, ..Progress::default() })),
             waiting: AtomicUsize::new(0),
             nudge: Notify::new(),
-            in_use: AtomicBool::new(true),
+            in_use: AtomicBool::new(false),
         })
     }
 
@@ -146,7 +146,7 @@ impl Version {
             progress,
             waiting: AtomicUsize::new(0),
             nudge: Notify::new(),
-            in_use: AtomicBool::new(true),
+            in_use: AtomicBool::new(false),
         })
     }
 

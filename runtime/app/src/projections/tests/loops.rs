@@ -109,6 +109,13 @@ async fn an_idle_projection_closes_its_files_and_comes_back() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_projection_that_has_nothing_to_do_closes_its_files_as_soon_as_it_has_looked() {
+    let bank = Bank::open().deployed().await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!(bank.models.releases(), 1);
+}
+
+#[tokio::test(start_paused = true)]
 async fn damaged_rows_are_made_anew_from_the_first_event() {
     let bank = Bank::open().deployed().await;
     bank.add("ann", 1);
