@@ -1,6 +1,7 @@
 //! What Ebbtide promises, shown on the real binary over real sockets with real modules. A module for each part of the
 //! contract; a test's name is the rule.
 
+mod architecture;
 mod apps;
 mod bad_input;
 mod cli;

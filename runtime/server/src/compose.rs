@@ -7,7 +7,7 @@ use crate::metrics::Metrics;
 use crate::serve::{Port, PortCounts, PortLimits};
 use ebb_app::node::{Node, NodeDeps, NodeError};
 use ebb_domain::port::Clock;
-use ebb_domain::port::storage::StorageError;
+use ebb_domain::port::storage::{Storage, StorageError};
 use ebb_domain::time::Timestamp;
 use ebb_engine::{EngineOptions, WasmEngine};
 use ebb_store::models::SqliteModels;
@@ -76,7 +76,11 @@ impl Server {
         let folder = config.data.clone();
         let storage = blocking(move || DiskStorage::open(&folder, options)).await??;
         let models = SqliteModels::new(&config.data);
-        let engine = WasmEngine::new(EngineOptions::new(config.data.join("artefacts"), *storage.secret()))
+        let modules = storage.clone();
+        let engine = EngineOptions::new(config.data.join("artefacts"), *storage.secret())
+            // An artefact that is damaged or another engine's is compiled again from the module that was deployed.
+            .with_fetch(move |digest| modules.blob(digest).ok());
+        let engine = WasmEngine::new(engine)
             .map_err(|error| StartError::Engine(error.to_string()))?;
         let engine = Arc::new(engine);
         let deps = NodeDeps { storage: storage.clone(), models, engine: engine.clone(), clock };

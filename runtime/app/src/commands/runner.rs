@@ -298,7 +298,7 @@ impl Runner<'_> {
     /// The end of the stream once nothing of it is in flight.
     async fn settled_head(&self) -> Result<Option<Revision>, CommandErrorKind> {
         loop {
-            let mut head = self.log.head(self.stream).map_err(read_error)?;
+            let mut head = self.log.head(self.stream).map_err(|error| read_error(&error))?;
             match head.settlement.wait().await {
                 Ok(()) => return Ok(head.revision),
                 // What was staged is gone; the head is another one now.
@@ -331,7 +331,7 @@ impl Runner<'_> {
         while warm.revision < head {
             let from = Revision::after(warm.revision);
             let events =
-                self.log.read_stream(self.stream, from, ReadLimits::PAGE).await.map_err(read_error)?;
+                self.log.read_stream(self.stream, from, ReadLimits::PAGE).await.map_err(|error| read_error(&error))?;
             let Some(last) = events.last().map(|event| event.revision) else {
                 return Err(CommandErrorKind::Internal(format!(
                     "{} should reach revision {head:?} and ends before {from}",
@@ -404,6 +404,6 @@ fn append_error(error: AppendError) -> CommandErrorKind {
     }
 }
 
-fn read_error(error: ReadError) -> CommandErrorKind {
+fn read_error(error: &ReadError) -> CommandErrorKind {
     CommandErrorKind::Internal(error.to_string())
 }

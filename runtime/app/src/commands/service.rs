@@ -130,7 +130,7 @@ impl CommandService {
         let mut next = HashMap::with_capacity(functions.len());
         for function in functions {
             let (name, function) = (function.spec.name.text().clone(), Arc::new(function));
-            let slot = match slots.remove(&*name.as_bytes()) {
+            let slot = match slots.remove(name.as_bytes()) {
                 Some(slot) => {
                     slot.swap(function);
                     slot
@@ -153,9 +153,8 @@ impl CommandService {
         let (slot, command) = inner.admit(request)?;
         let id = command.id;
         for _ in 0..REWINDS {
-            match inner.attempt(&slot, &command).await {
-                Ok(answer) => return answer,
-                Err(Rewound) => {}
+            if let Ok(answer) = inner.attempt(&slot, &command).await {
+                return answer;
             }
         }
         Err(CommandErrorKind::Unavailable("what was written had to be rewound, several times".into()).of(id))

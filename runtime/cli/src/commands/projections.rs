@@ -45,7 +45,7 @@ async fn projection(server: &Server, app: Option<&str>, projection: &str) -> Res
 pub(crate) async fn rebuild(output: Output, args: Rebuild) -> Result<Exit, Failure> {
     let server = Server::control(&args.plane)?;
     let path = projection(&server, args.app.as_deref(), &args.projection).await?.segment("rebuild");
-    let answer: serde_json::Value = server.json(server.request(Method::POST, &path)).await?;
+    let answer: Value = server.json(server.request(Method::POST, &path)).await?;
     if output.json {
         output.json(&answer)?;
     } else {
