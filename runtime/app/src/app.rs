@@ -93,6 +93,11 @@ impl App {
         self.serving.read().manifest.clone()
     }
 
+    /// Whether requests for this host are for this app. Asked for every request without `/apps`.
+    pub(crate) fn has_host(&self, host: &str) -> bool {
+        self.serving.read().manifest.hosts.iter().any(|own| own.eq_ignore_ascii_case(host))
+    }
+
     /// The deployment that serves.
     #[must_use]
     pub fn deployment(&self) -> Arc<Deployment> {

@@ -103,8 +103,7 @@ impl Node {
     /// The app that a host name selects.
     #[must_use]
     pub fn app_for_host(&self, host: &str) -> Option<Arc<App>> {
-        let owns = |app: &&Arc<App>| app.manifest().hosts.iter().any(|own| own.eq_ignore_ascii_case(host));
-        self.apps.read().values().find(owns).cloned()
+        self.apps.read().values().find(|app| app.has_host(host)).cloned()
     }
 
     /// The app, if the node has exactly one.

@@ -30,7 +30,7 @@ pub(crate) fn run(output: Output, args: New) -> Result<Exit, Failure> {
     }
     step("cargo test", "given, when, then: no server needed")?;
     step("ebb dev", "build it, run it, watch it")?;
-    step("ebb command counter a increment", "send a command, from another terminal")?;
+    step("ebb command counter a increment '{\"by\": 1}'", "send a command, from another terminal")?;
     if args.template == Template::AggregateProjection {
         step("ebb query totals", "read what the projection made of it")?;
     }
