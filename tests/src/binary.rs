@@ -5,7 +5,11 @@ use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::{Command as Blocking, Stdio};
 use std::sync::OnceLock;
+use std::time::Duration;
 use tokio::process::Command;
+
+/// Longer than any command takes, on a busy machine too.
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// A command that has ended.
 #[derive(Debug)]
@@ -66,9 +70,14 @@ pub fn command<S: AsRef<OsStr>>(folder: &Path, arguments: &[S]) -> Command {
 /// Runs `ebb` to its end in this folder.
 ///
 /// # Panics
-/// It can't be run.
+/// It can't be run, or does not end.
 pub async fn run<S: AsRef<OsStr>>(folder: &Path, arguments: &[S]) -> Finished {
-    let output = command(folder, arguments).output().await.expect("ebb can be run");
+    let ended = tokio::time::timeout(PATIENCE, command(folder, arguments).output()).await;
+    let ended = ended.unwrap_or_else(|_| {
+        let arguments: Vec<_> = arguments.iter().map(AsRef::as_ref).collect();
+        panic!("`ebb` with {arguments:?} did not end within {PATIENCE:?}")
+    });
+    let output = ended.expect("ebb can be run");
     Finished {
         code: output.status.code(),
         stdout: String::from_utf8_lossy(&output.stdout).into_owned(),

@@ -14,8 +14,12 @@ const MAY_KNOW: [(&str, &[&str]); 5] = [
 ];
 
 /// Crates that one crate alone may name.
-const FENCED: [(&str, &str); 4] =
-    [("wasmtime", "ebb-engine"), ("sled", "ebb-store"), ("rusqlite", "ebb-store"), ("hyper-util", "ebb-server")];
+const FENCED: [(&str, &str); 4] = [
+    ("wasmtime", "ebb-engine"),
+    ("sled", "ebb-store"),
+    ("rusqlite", "ebb-store"),
+    ("hyper-util", "ebb-server"),
+];
 
 #[test]
 fn dependencies_point_one_way() {

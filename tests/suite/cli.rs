@@ -172,7 +172,7 @@ async fn status_shows_apps_projections_and_functions() {
     let functions = status["functions"].as_array().expect("functions");
     assert!(functions.iter().any(|function| function["function"] == "aggregate.account"), "{status}");
     let shown = node.ebb_control(&["status"]).await;
-    for text in ["bank", "balances", "live"] {
+    for text in ["bank", "balances", "aggregate.account"] {
         assert!(shown.ok().contains(text), "no {text} in {}", shown.stdout);
     }
     let metrics = String::from_utf8(node.control.get("/metrics").await.body.to_vec()).expect("text");
@@ -211,7 +211,6 @@ async fn a_check_finds_every_mistake_at_once_without_a_server() {
         .edit("snapshot-every = 100", "snapshot-evry = 100")
         .edit("key = \"account\"", "key = \"acount\"")
         .edit("aggregates = [\"account\"]", "aggregates = [\"acount\"]")
-        .edit("Closed = {}", "closed! = {}")
         .file("../target/wasm32-wasip2/release/balances.wasm", "no module")
         .write_to(&home.path().join("bad"));
     let checked = run(home.path(), &["check", bad.to_str().unwrap()]).await;
@@ -339,7 +338,7 @@ async fn what_the_log_can_rebuild_may_be_thrown_away() {
     };
     let first = keyed(&node).await;
     node.kill().await;
-    for folder in ["index", "models", "artefacts"] {
+    for folder in ["index", "artefacts", "apps/bank/models"] {
         std::fs::remove_dir_all(node.data_folder().join(folder))
             .unwrap_or_else(|error| panic!("{folder}: {error}"));
     }

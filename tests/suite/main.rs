@@ -1,8 +1,8 @@
 //! What Ebbtide promises, shown on the real binary over real sockets with real modules. A module for each part of the
 //! contract; a test's name is the rule.
 
-mod architecture;
 mod apps;
+mod architecture;
 mod bad_input;
 mod cli;
 mod commands;

@@ -81,7 +81,8 @@ async fn a_failing_event_parks_its_key_later_ones_queue_and_everyone_else_goes_o
         );
         let cured = tell(&app, "any", "cure").await;
         row(&app, "good", cured).await;
-        assert_eq!(act(&node, "retry", "note-bad").await.ok()["parked"], Value::Null);
+        let done = act(&node, "retry", "note-bad").await.ok();
+        assert_eq!(done, json!({ "applied": 3, "remaining": 0, "failed": null }));
         assert_eq!(parked(&node).await, [] as [Value; 0]);
         let end = tell(&app, "bad", "write").await;
         assert_eq!(row_after(&app, "notes", "bad", end).await["writes"], 4, "what had queued is there, once");
@@ -100,10 +101,13 @@ async fn a_skipped_event_is_given_up_and_those_behind_it_are_applied() {
     let end = tell(&app, "bad", "write").await;
     row(&app, "bad", end).await;
 
-    let left = act(&node, "skip", "note-bad").await.ok();
-    assert_eq!(left["parked"]["position"], second, "the next failure stands first now: {left}");
+    assert_eq!(act(&node, "skip", "note-bad").await.ok(), json!({ "skipped": 1, "remaining": 3 }));
+    let retried = act(&node, "retry", "note-bad").await.ok();
+    assert_eq!((&retried["applied"], &retried["remaining"]), (&json!(1), &json!(2)), "{retried}");
     assert_eq!(row(&app, "bad", end).await["writes"], 2);
-    assert_eq!(act(&node, "skip", "note-bad").await.ok()["parked"], Value::Null);
+    assert_eq!(parked(&node).await[0]["position"], second, "the next failure stands first now");
+    assert_eq!(act(&node, "skip", "note-bad").await.ok(), json!({ "skipped": 1, "remaining": 1 }));
+    assert_eq!(act(&node, "retry", "note-bad").await.ok()["remaining"], 0);
     assert_eq!(row_after(&app, "notes", "bad", end).await["writes"], 3);
     for action in ["skip", "retry"] {
         act(&node, action, "note-bad").await.problem(404, "not_parked");
@@ -134,6 +138,7 @@ async fn the_command_line_lists_retries_and_skips_what_is_parked() {
     assert_eq!(keys, ["note-one", "note-two"]);
     node.ebb_control(&["parked", "retry", "notes", "note-one"]).await.ended(1);
     node.ebb_control(&["parked", "skip", "notes", "note-two"]).await.ended(0);
+    node.ebb_control(&["parked", "retry", "notes", "note-two"]).await.ended(0);
     assert_eq!(row(&app, "two", end).await["writes"], 1);
     let cured = tell(&app, "any", "cure").await;
     row(&app, "two", cured).await;
