@@ -73,9 +73,15 @@ pub enum DeployError {
         /// Where it is; none if it is not deployed.
         actual: Option<u64>,
     },
-    /// No such app or deployment.
+    /// The app is not deployed.
+    #[error("no app `{0}` is deployed")]
+    UnknownApp(AppName),
+    /// No such deployment.
     #[error("{0}")]
     NotFound(String),
+    /// The app's log can't be opened: it is damaged, say.
+    #[error("the app's log can't be opened: {0}")]
+    LogClosed(String),
     /// The disk or the log would not take it.
     #[error("the deployment could not be stored: {0}")]
     Unavailable(String),
@@ -95,7 +101,9 @@ impl DeployError {
             Self::NameMismatch { .. } => "app_name_mismatch",
             Self::HostTaken { .. } => "host_taken",
             Self::Conflict { .. } => "deployment_conflict",
+            Self::UnknownApp(_) => "unknown_app",
             Self::NotFound(_) => "deployment_not_found",
+            Self::LogClosed(_) => "app_unavailable",
             Self::Unavailable(_) => "storage_unavailable",
         }
     }

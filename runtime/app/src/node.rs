@@ -58,6 +58,8 @@ pub struct Node {
     deps: NodeDeps,
     system: Arc<dyn EventLog>,
     apps: RwLock<BTreeMap<Text, Arc<App>>>,
+    /// Apps that are deployed and could not be opened, and why.
+    closed: RwLock<BTreeMap<Text, String>>,
     /// Deployments happen one at a time.
     deploying: Mutex<()>,
 }
@@ -74,7 +76,7 @@ impl Node {
         let system = tokio::task::spawn_blocking(move || storage.open_log(&name))
             .await
             .map_err(|error| NodeError::Log(error.to_string()))??;
-        let node = Self { deps, system, apps: RwLock::default(), deploying: Mutex::new(()) };
+        let node = Self { deps, system, apps: RwLock::default(), closed: RwLock::default(), deploying: Mutex::new(()) };
         for history in node.histories().await?.into_values() {
             let Some(deployment) = current(&history) else { continue };
             let app = deployment.app.clone();
@@ -83,7 +85,10 @@ impl Node {
                     info!(%app, deployment = started.deployment().number, "app opened");
                     node.apps.write().insert(app.text().clone(), started);
                 }
-                Err(error) => error!(%app, %error, "app not opened; the others are served"),
+                Err(error) => {
+                    error!(%app, %error, "app not opened; the others are served");
+                    node.closed.write().insert(app.text().clone(), error.to_string());
+                }
             }
         }
         Ok(Arc::new(node))
@@ -113,7 +118,19 @@ impl Node {
         apps.values().next().filter(|_| apps.len() == 1).cloned()
     }
 
-    /// All apps, by name.
+    /// Why an app is not served although it is deployed; none for one that is served, and for one that is not there.
+    #[must_use]
+    pub fn why_closed(&self, name: &str) -> Option<String> {
+        self.closed.read().get(name.as_bytes()).cloned()
+    }
+
+    /// Apps that are deployed and could not be opened, and why.
+    #[must_use]
+    pub fn closed_apps(&self) -> Vec<(String, String)> {
+        self.closed.read().iter().map(|(app, why)| (app.to_string(), why.clone())).collect()
+    }
+
+    /// All apps that are served, by name.
     #[must_use]
     pub fn apps(&self) -> Vec<Arc<App>> {
         self.apps.read().values().cloned().collect()
@@ -228,10 +245,11 @@ impl Node {
         let _one_at_a_time = self.deploying.lock().await;
         let history = self.history(app).await?;
         let Some(deployment) = current(&history) else {
-            return Err(DeployError::NotFound(format!("app `{app}` is not deployed")));
+            return Err(DeployError::UnknownApp(app.clone()));
         };
         let data = serde_json::json!({ "by": actor, "purge": purge });
         self.record(app, &history, guard, REMOVED, &data).await?;
+        self.closed.write().remove(app.as_bytes());
         let removed = self.apps.write().remove(deployment.app.as_bytes());
         if let Some(removed) = removed {
             removed.close().await;
@@ -266,6 +284,14 @@ impl Node {
         }
     }
 
+    async fn open_log(&self, app: &AppName) -> Result<Arc<dyn EventLog>, DeployError> {
+        let (storage, app) = (self.deps.storage.clone(), app.clone());
+        tokio::task::spawn_blocking(move || storage.open_log(&app))
+            .await
+            .map_err(|error| DeployError::Unavailable(error.to_string()))?
+            .map_err(|error| DeployError::LogClosed(error.0))
+    }
+
     async fn commit_and_swap(
         &self,
         mut deployment: Deployment,
@@ -275,6 +301,8 @@ impl Node {
         let app = deployment.app.clone();
         let history = self.history(&app).await?;
         deployment.number = history.len() as u64 + 1;
+        // A log that can't be opened is found out before anything is recorded, and is still open at the swap.
+        let _log = self.open_log(&app).await?;
         let data =
             serde_json::to_value(&deployment).map_err(|error| DeployError::Unavailable(error.to_string()))?;
         self.record(&app, &history, guard, DEPLOYED, &data).await?;
@@ -284,6 +312,7 @@ impl Node {
             None => {
                 let started = App::open(self.deps.clone(), deployment.clone(), checked).await?;
                 self.apps.write().insert(app.text().clone(), started);
+                self.closed.write().remove(app.as_bytes());
             }
         }
         info!(%app, deployment = deployment.number, "deployed");

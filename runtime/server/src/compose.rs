@@ -80,8 +80,7 @@ impl Server {
         let engine = EngineOptions::new(config.data.join("artefacts"), *storage.secret())
             // An artefact that is damaged or another engine's is compiled again from the module that was deployed.
             .with_fetch(move |digest| modules.blob(digest).ok());
-        let engine = WasmEngine::new(engine)
-            .map_err(|error| StartError::Engine(error.to_string()))?;
+        let engine = WasmEngine::new(engine).map_err(|error| StartError::Engine(error.to_string()))?;
         let engine = Arc::new(engine);
         let deps = NodeDeps { storage: storage.clone(), models, engine: engine.clone(), clock };
         let node = Node::open(deps).await?;

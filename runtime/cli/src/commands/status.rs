@@ -62,6 +62,7 @@ const APPS: &[Column] = &[
     ("deployed at", "/deployment/deployed_at", Align::Left),
     ("position", "/position", Align::Right),
     ("hosts", "/hosts", Align::Left),
+    ("not open because", "/unavailable", Align::Left),
 ];
 
 const PROJECTIONS: &[Column] = &[

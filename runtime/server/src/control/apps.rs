@@ -3,9 +3,9 @@
 use super::{ControlPlane, bundle, require_json};
 use crate::http::body;
 use crate::http::problem::{
-    APP_NAME_MISMATCH, BAD_HEADER, BAD_QUERY, DEPLOYMENT_CONFLICT, DEPLOYMENT_NOT_FOUND, HOST_TAKEN,
-    INTERNAL, MANIFEST_INVALID, MANIFEST_MISSING, NOT_JSON, Problem, STORAGE_UNAVAILABLE, UNKNOWN_APP,
-    UNSUPPORTED_MEDIA_TYPE,
+    APP_NAME_MISMATCH, APP_UNAVAILABLE, BAD_HEADER, BAD_QUERY, DEPLOYMENT_CONFLICT, DEPLOYMENT_NOT_FOUND,
+    HOST_TAKEN, INTERNAL, MANIFEST_INVALID, MANIFEST_MISSING, NOT_JSON, Problem, STORAGE_UNAVAILABLE,
+    UNKNOWN_APP, UNSUPPORTED_MEDIA_TYPE,
 };
 use crate::http::reply::{Reply, empty, json};
 use crate::http::target::{parameters, shorten};
@@ -34,7 +34,9 @@ impl ControlPlane {
     pub(super) fn apps(&self) -> Reply {
         let mut apps = self.node.apps();
         apps.sort_by(|a, b| a.name().cmp(b.name()));
-        let apps: Vec<Value> = apps.iter().map(|app| summary(app)).collect();
+        let mut apps: Vec<Value> = apps.iter().map(|app| summary(app)).collect();
+        let closed = self.node.closed_apps().into_iter();
+        apps.extend(closed.map(|(app, why)| json!({ "app": app, "unavailable": why })));
         json(StatusCode::OK, &json!({ "apps": apps }))
     }
 
@@ -125,7 +127,10 @@ impl ControlPlane {
     }
 
     pub(super) fn find(&self, app: &str) -> Result<Arc<App>, Problem> {
-        self.node.app(app).ok_or_else(|| unknown_app(app))
+        self.node.app(app).ok_or_else(|| match self.node.why_closed(app) {
+            Some(why) => APP_UNAVAILABLE.detail(format!("app `{app}` can't be opened")).with("reason", why),
+            None => unknown_app(app),
+        })
     }
 
     pub(super) async fn read_bundle(&self, headers: &HeaderMap, body: Incoming) -> Result<Bundle, Problem> {
@@ -221,7 +226,9 @@ pub(super) fn deploy_problem(error: DeployError) -> Problem {
         DeployError::NameMismatch { .. } => APP_NAME_MISMATCH.detail(detail),
         DeployError::HostTaken { .. } => HOST_TAKEN.detail(detail),
         DeployError::Conflict { actual } => DEPLOYMENT_CONFLICT.detail(detail).with("actual", actual),
+        DeployError::UnknownApp(_) => UNKNOWN_APP.detail(detail),
         DeployError::NotFound(_) => DEPLOYMENT_NOT_FOUND.detail(detail),
+        DeployError::LogClosed(_) => APP_UNAVAILABLE.detail(detail),
         DeployError::Unavailable(cause) => {
             let problem = STORAGE_UNAVAILABLE.detail("the disk or the log would not take the deployment");
             problem.cause(cause).retry_after(Duration::from_secs(1))

@@ -134,15 +134,23 @@ impl ControlPlane {
     ) -> Result<Reply, Problem> {
         let app = self.find(app)?;
         let Skip { key, whole } = read_json(parts, body, "{\"key\": KEY, \"whole\": true|false}").await?;
-        let skipped = app.projections().skip(&projection(name)?, &key, whole).await.map_err(problem)?;
-        Ok(json(StatusCode::OK, &json!(skipped)))
+        let projection = projection(name)?;
+        let skipped = app.projections().skip(&projection, &key, whole).await.map_err(problem)?;
+        let mut answer = json!(skipped);
+        // Who leaves an event out wants those behind it in the rows.
+        if skipped.remaining > 0 {
+            let retried = app.projections().retry(&projection, &key).await.map_err(problem)?;
+            answer["applied"] = retried.applied.into();
+            answer["remaining"] = retried.remaining.into();
+            answer["failed"] = json!(retried.failed);
+        }
+        Ok(json(StatusCode::OK, &answer))
     }
 }
 
 fn projection(name: &str) -> Result<ProjectionName, Problem> {
-    ProjectionName::new(name).map_err(|_| {
-        UNKNOWN_PROJECTION.detail(format!("there is no projection `{}`", shorten(name)))
-    })
+    ProjectionName::new(name)
+        .map_err(|_| UNKNOWN_PROJECTION.detail(format!("there is no projection `{}`", shorten(name))))
 }
 
 /// What serves, at the top; what is being built to take its place, below `building`.
@@ -161,7 +169,9 @@ fn problem(error: ProjectionError) -> Problem {
         ProjectionError::Unknown(_) => UNKNOWN_PROJECTION.detail(detail),
         ProjectionError::NotParked { .. } => NOT_PARKED.detail(detail),
         ProjectionError::Building(_) => REBUILD_IN_PROGRESS.detail(detail),
-        ProjectionError::NotRunning(_) => PROJECTION_UNAVAILABLE.detail(detail).retry_after(Duration::from_secs(1)),
+        ProjectionError::NotRunning(_) => {
+            PROJECTION_UNAVAILABLE.detail(detail).retry_after(Duration::from_secs(1))
+        }
         error => INTERNAL.detail("the projection could not do that").cause(error),
     }
 }

@@ -15,7 +15,7 @@ use crate::auth::Authenticator;
 use crate::config::EdgeLimits;
 use crate::http::cors::{self, Origin};
 use crate::http::problem::{
-    APP_REQUIRED, METHOD_NOT_ALLOWED, NOT_FOUND, ORIGIN_NOT_ALLOWED, Problem, UNKNOWN_APP,
+    APP_REQUIRED, APP_UNAVAILABLE, METHOD_NOT_ALLOWED, NOT_FOUND, ORIGIN_NOT_ALLOWED, Problem, UNKNOWN_APP,
 };
 use crate::http::reply::{Reply, json, without_body};
 use crate::http::target::{Segments, segment, shorten};
@@ -130,15 +130,17 @@ impl DataPlane {
             let at = behind.find('/').unwrap_or(behind.len());
             let (name, rest) = behind.split_at(at);
             let name = segment(name)?;
-            let app = self.node.app(&name);
-            let app =
-                app.ok_or_else(|| UNKNOWN_APP.detail(format!("no app `{}` is deployed", shorten(&name))))?;
+            let app = self.node.app(&name).ok_or_else(|| match self.node.why_closed(&name) {
+                Some(_) => closed(&name),
+                None => UNKNOWN_APP.detail(format!("no app `{}` is deployed", shorten(&name))),
+            })?;
             return Ok((app, rest));
         }
         let host = cors::authority(&parts.headers, &parts.uri).map(cors::host_of);
         let app = host.and_then(|host| self.node.app_for_host(host)).or_else(|| self.node.only_app());
-        let app = app.ok_or_else(|| {
-            APP_REQUIRED.detail("no app has this host name, and not exactly one app is deployed")
+        let app = app.ok_or_else(|| match &*self.node.closed_apps() {
+            [(only, _)] if self.node.apps().is_empty() => closed(only),
+            _ => APP_REQUIRED.detail("no app has this host name, and not exactly one app is deployed"),
         })?;
         Ok((app, path))
     }
@@ -221,6 +223,11 @@ impl Plane for DataPlane {
 
 fn nothing_there(path: &str) -> Problem {
     NOT_FOUND.detail(format!("there is nothing at `{}`", shorten(path)))
+}
+
+/// The app is deployed and could not be opened. Why is the operator's to know.
+fn closed(app: &str) -> Problem {
+    APP_UNAVAILABLE.detail(format!("app `{}` can't be opened", shorten(app)))
 }
 
 #[cfg(test)]

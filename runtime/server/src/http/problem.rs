@@ -82,11 +82,11 @@ catalogue! {
     UNKNOWN_APP = 404 "unknown_app", "No such app is deployed",
         "`ebb status` lists the deployed apps.";
     UNKNOWN_AGGREGATE = 404 "unknown_aggregate", "The app has no such aggregate",
-        "The detail lists the app's aggregates.";
+        "Write one of the aggregates that the detail names.";
     UNKNOWN_COMMAND = 404 "unknown_command", "The aggregate has no such command",
-        "The detail lists the aggregate's commands.";
+        "Write one of the commands that the detail names.";
     UNKNOWN_MODEL = 404 "unknown_model", "The app has no such model",
-        "The detail lists the app's models.";
+        "Write one of the models that the detail names.";
     NO_SUCH_ROW = 404 "no_such_row", "The model has no row with this key",
         "If a command has just made it, ask with `Ebb-After: POSITION`, the `Ebb-Position` of the command's answer.";
     NO_SUCH_COMMAND = 404 "no_such_command", "The log has no command with this id",
@@ -152,6 +152,8 @@ catalogue! {
         "Nothing was done. The operator finds the cause, a full disk say, in the node's log.";
     STORAGE_UNAVAILABLE = 503 "storage_unavailable", "The deployment could not be stored",
         "The old one serves as before. The operator finds the cause in the node's log.";
+    APP_UNAVAILABLE = 503 "app_unavailable", "The app is deployed, and can't be opened",
+        "The operator finds the cause in `ebb status` and the node's log: a damaged log says what to do.";
     OUTCOME_UNKNOWN = 503 "outcome_unknown", "The command may or may not have been recorded",
         "Send it again with the same idempotency key, or look at `/command-log/{command_id}`.";
     SHUTTING_DOWN = 503 "shutting_down", "The node is shutting down",
