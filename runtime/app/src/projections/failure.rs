@@ -121,11 +121,9 @@ impl Front {
         let tried = Tried { position, reason, attempts: before.map_or(0, |tried| tried.attempts) + 1 };
         self.tried = Some(tried.clone());
         if index > 0 {
-            // Those before it are applied first, without what the failing one may have written.
-            self.size = index;
+            // Those before it are applied first, without what the failing one may have written: see `size`.
             return Next::Fewer;
         }
-        self.size = 1;
         if tried.attempts >= attempts { Next::Park(tried) } else { Next::Again(tried) }
     }
 }

@@ -300,12 +300,16 @@ impl Projector {
             && self.version.waiting.load(Ordering::Relaxed) == 0
         {
             let version = self.version.clone();
-            tokio::select! {
+            let command = tokio::select! {
                 biased;
                 () = stopped(&mut self.stop) => return Err(Stop::Stopped),
-                () = version.nudge.notified() => {}
-                () = tokio::time::sleep_until(due) => {}
-                changed = self.durable.changed() => if changed.is_err() { return Err(Stop::Stopped) },
+                command = self.commands.recv() => Some(command.ok_or(Stop::Stopped)?),
+                () = version.nudge.notified() => None,
+                () = tokio::time::sleep_until(due) => None,
+                changed = self.durable.changed() => changed.map(|()| None).map_err(|_| Stop::Stopped)?,
+            };
+            if let Some(command) = command {
+                self.handle(command).await?;
             }
             waiting = self.durable.borrow_and_update().position.0 - self.scanned.0;
         }

@@ -1,6 +1,7 @@
 //! What becomes of events that fail, and of failures that are not theirs.
 
 use super::*;
+use proptest::prelude::*;
 
 #[tokio::test(start_paused = true)]
 async fn what_came_before_a_failing_event_is_kept_and_its_key_is_parked() {
@@ -84,7 +85,7 @@ async fn what_fails_on_our_side_is_tried_for_ever_and_seen() {
     bank.event("ann", "Crowded");
     bank.add("bob", 1);
     bank.until("many tries", |bank| {
-        matches!(bank.state(), State::Retrying { attempts: 20, position: None, .. })
+        matches!(bank.state(), State::Retrying { attempts: 6, position: None, .. })
     })
     .await;
     assert!(bank.status().needs_attention());
@@ -205,4 +206,62 @@ async fn a_module_that_writes_what_is_not_declared_fails_on_that_event() {
     bank.caught_up().await;
     let parked = bank.projections.parked(&name(), None, 10).await.unwrap().remove(0);
     assert!(parked.reason.contains("there is no column `balence`"), "{}", parked.reason);
+}
+
+/// What an account comes to if its events are applied in order, and how many queue behind the first that fails.
+fn expected(events: &[(u8, &str)], account: u8, broken: bool) -> (Option<i64>, u64) {
+    let mut own =
+        events.iter().filter(|(of, _)| *of == account).map(|(_, event_type)| *event_type).peekable();
+    let mut balance = None;
+    while let Some(event_type) = own.next_if(|event_type| !broken || !matches!(*event_type, "Bad" | "Trap")) {
+        balance = match event_type {
+            "Doubled" => Some(balance.unwrap_or(1) * 2 % 1_000_003),
+            _ => Some(balance.unwrap_or(0) + 1),
+        };
+    }
+    (balance, own.count() as u64)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+
+    #[test]
+    fn each_key_stands_at_its_first_failure_and_a_retry_brings_it_to_its_end(
+        events in prop::collection::vec(
+            (0..5_u8, prop::sample::select(vec!["Added", "Added", "Doubled", "Doubled", "Bad", "Trap"])), 1..80,
+        ),
+        lanes in 1..4_usize,
+        batch in 1..30_usize,
+        attempts in 1..3_u32,
+    ) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+        runtime.block_on(async {
+            let bank = Bank::open_with(|spec| {
+                spec.lanes = NonZeroUsize::new(lanes).unwrap();
+                spec.batch.max_events = NonZeroUsize::new(batch).unwrap();
+                spec.retry.attempts = NonZeroU32::new(attempts).unwrap();
+            });
+            for (account, event_type) in &events {
+                bank.event(&account.to_string(), event_type);
+            }
+            let bank = bank.deployed().await;
+            bank.caught_up().await;
+            let accounts = || (0..5_u8).map(|account| (account, account.to_string()));
+            for (account, name) in accounts() {
+                let (balance, queued) = expected(&events, account, true);
+                let parked = bank.parked_keys().await.into_iter().find(|(key, ..)| *key == format!("account-{name}"));
+                prop_assert_eq!(bank.balance(&name), balance);
+                prop_assert_eq!(parked.map_or(0, |(.., queued)| queued), queued);
+            }
+            bank.fix();
+            for (key, ..) in bank.parked_keys().await {
+                bank.projections.retry(&name(), &Text::from(key)).await.unwrap();
+            }
+            for (account, name) in accounts() {
+                prop_assert_eq!(bank.balance(&name), expected(&events, account, false).0);
+            }
+            prop_assert!(bank.parked_keys().await.is_empty());
+            Ok(())
+        })?;
+    }
 }

@@ -102,7 +102,7 @@ async fn lanes_go_by_what_the_manifest_says() {
 
 /// An event of some account: all that a bank can do, to a few accounts, so that lanes meet often.
 fn any_event() -> impl Strategy<Value = (u8, &'static str, u8, i64)> {
-    let types = prop::sample::select(vec!["Added", "Set", "Doubled", "Closed", "Paid", "Copied"]);
+    let types = prop::sample::select(vec!["Added", "Set", "Doubled", "Closed", "Paid", "Copied", "Settled"]);
     let amount = prop_oneof![4 => -5..50_i64, 1 => Just(i64::MAX), 1 => Just(i64::MIN + 1)];
     (0..6_u8, types, 0..6_u8, amount)
 }
@@ -126,7 +126,7 @@ proptest! {
                 });
                 for (account, event_type, other, by) in events {
                     let data = json!({ "by": by, "to": by, "from": format!("a{other}") });
-                    let data = if event_type == "Paid" { json!({ "by": by, "to": format!("a{other}") }) } else { data };
+                    let data = if matches!(event_type, "Paid" | "Settled") { json!({ "by": by, "to": format!("a{other}") }) } else { data };
                     bank.log.given(&format!("account-a{account}"), event_type, &data);
                 }
                 let bank = bank.deployed().await;

@@ -196,7 +196,7 @@ fn spec() -> ProjectionSpec {
 }
 
 /// `Added {by}` adds, `Set {to}` writes, `Doubled` reads and writes, `Closed` deletes, `Paid {to, by}` adds to two,
-/// `Copied {from}` reads one and writes another.
+/// `Copied {from}` reads one and writes another, `Settled {to, by}` adds to one and writes what it then sees to another.
 fn bank_module(broken: Arc<AtomicBool>) -> Arc<ScriptedProjection> {
     ScriptedProjection::new(move |event, rows| {
         let broken = broken.load(Ordering::SeqCst);
@@ -250,6 +250,12 @@ fn apply(event: &StoredEvent, rows: &mut dyn Rows) -> Result<(), Fault> {
         "Copied" => {
             let from = balance(rows, data["from"].as_str().unwrap())?.unwrap_or(-1);
             write(rows, key, from)?;
+        }
+        "Settled" => {
+            let to = data["to"].as_str().unwrap();
+            rows.add("balances", to, "balance", number("by"))?;
+            let seen = balance(rows, to)?.unwrap_or(-1);
+            write(rows, key, seen)?;
         }
         "Misspelt" => rows.add("balances", key, "balence", 1)?,
         _ => rows.add("balances", key, "balance", number("by"))?,

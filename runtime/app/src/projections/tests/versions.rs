@@ -44,6 +44,7 @@ async fn a_changed_module_is_built_beside_and_serves_once_it_has_got_as_far() {
     let tenfold = bank.provide_tenfold();
     tenfold.gate().set_open(false);
     bank.deploy("tenfold").await;
+    bank.until("called", |_| tenfold.calls() == 1).await;
     let status = bank.status();
     assert_eq!(status.serving.version, old);
     assert_eq!(status.building.unwrap().mark, Position::START);
@@ -84,14 +85,15 @@ async fn a_reader_never_sees_the_position_go_back_and_a_wait_lasts_through_a_swa
         let reader = bank.reader();
         tokio::spawn(async move { reader.wait_for(Position(400), LONG).await })
     };
-    for round in 0..400 {
+    for _ in 0..200 {
         bank.add("ann", 1);
-        if round == 100 {
-            bank.deploy("tenfold").await;
-        }
-        if round % 7 == 0 {
-            tokio::task::yield_now().await;
-        }
+    }
+    bank.caught_up().await;
+    bank.deploy("tenfold").await;
+    assert!(bank.status().building.is_some());
+    for _ in 0..200 {
+        bank.add("ann", 1);
+        bank.caught_up().await;
     }
     waiter.await.unwrap().unwrap();
     watcher.await.unwrap();
