@@ -316,10 +316,12 @@ async fn damage_is_found_refused_and_mended_from_a_backup_and_indexes_are_rebuil
     assert!(found.ended(1).contains(file.file_name().unwrap().to_str().unwrap()), "{}", found.stdout);
     // The node serves what it can, and says what it can't and why.
     node.start().await;
-    assert_ne!(node.app("bank").get("/events").await.status, 200);
+    node.app("bank").get("/events").await.problem(503, "app_unavailable");
+    node.data.get("/events").await.problem(503, "app_unavailable");
     let said = std::fs::read_to_string(node.log_path()).expect("the node's log");
+    let shown = node.ebb_control(&["status"]).await;
     for text in [file.file_name().unwrap().to_str().unwrap(), "at offset", "ebb log repair"] {
-        assert!(said.contains(text), "no {text} in {said}");
+        assert!(said.contains(text) && shown.ok().contains(text), "no {text} in {said}\n{}", shown.stdout);
     }
     assert_eq!(node.stop().await, Some(0));
     log(&["repair", "--app", "bank", "--from", backup.to_str().unwrap()]).await.ok();

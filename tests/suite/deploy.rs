@@ -155,7 +155,7 @@ async fn a_removed_app_is_gone_and_has_its_events_when_it_is_deployed_again_unle
     };
     assert_eq!(remove(&node, "").await.status, 204);
     node.app("bank").get("/events").await.problem(404, "unknown_app");
-    remove(&node, "").await.problem(404, "deployment_not_found");
+    remove(&node, "").await.problem(404, "unknown_app");
     // Also removed after a restart.
     node.kill().await;
     node.start().await;
