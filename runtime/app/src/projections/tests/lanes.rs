@@ -56,6 +56,21 @@ async fn a_batch_whose_lanes_met_runs_again_on_one_lane() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn lanes_that_read_what_they_add_to_have_met() {
+    let bank = Bank::open_with(lanes(4));
+    for account in 0..40 {
+        bank.log.given(&format!("account-a{account}"), "Settled", &json!({ "to": "shop", "by": 1 }));
+    }
+    let bank = bank.deployed().await;
+    bank.caught_up().await;
+    assert_eq!(bank.status().serving.counters.collisions, 1);
+    assert_eq!(
+        (bank.balance("shop"), bank.balance("a0"), bank.balance("a39")),
+        (Some(40), Some(1), Some(40))
+    );
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_projection_that_keeps_colliding_stays_on_one_lane_for_a_while() {
     let bank = Bank::open_with(lanes(4));
     for _ in 0..20 {
