@@ -192,13 +192,16 @@ impl Index {
         self.indexed.load(Ordering::Acquire)
     }
 
-    /// Throws the tree away and fills it again; `fill` gives it every commit up to [`Index::indexed`], in order.
+    /// Throws the tree away and fills it again; `fill` gives it, in order, every commit up to the one it is told, which
+    /// the tree was complete up to. It is told only here: a flush between asking and the lock would move commits out of
+    /// memory into the tree that is thrown away, and they would be in neither.
     /// Look-ups wait meanwhile, and fail from then on if this fails.
     pub(crate) fn rebuild<E: From<IndexError>>(
         &self,
-        fill: impl FnOnce(&mut dyn FnMut(Entry) -> Result<(), IndexError>) -> Result<(), E>,
+        fill: impl FnOnce(u64, &mut dyn FnMut(Entry) -> Result<(), IndexError>) -> Result<(), E>,
     ) -> Result<(), E> {
         let _flushing = self.flushing.lock();
+        let indexed = self.indexed();
         let mut tree = self.tree.write();
         self.broken.store(true, Ordering::Release);
         self.pending.lock().recent.clear();
@@ -207,7 +210,7 @@ impl Index {
         self.swept.store(0, Ordering::Relaxed);
         self.indexed.store(0, Ordering::Release);
         let mut batch = Vec::with_capacity(BATCH_COMMITS);
-        fill(&mut |entry| {
+        fill(indexed, &mut |entry| {
             batch.push(entry);
             if batch.len() == BATCH_COMMITS {
                 self.apply(&tree, &batch)?;

@@ -260,7 +260,7 @@ fn catch_up(
             commits = durable.commit.0,
             "the index is missing, damaged or of another log; building it again"
         );
-        return rebuild(index, segments, durable.commit.0, &mut |_| ()).map(|()| false);
+        return rebuild(index, segments, Some(durable.commit.0), &mut |_| ()).map(|()| false);
     }
     let mut entries = Vec::new();
     scan(segments, index.indexed(), durable.commit.0, &mut |entry| {
@@ -284,13 +284,15 @@ fn is_in_log(segments: &SegmentSet, mark: &Mark, durable: Durable) -> Result<boo
     Ok(raw.is_some_and(|raw| raw.number().0 == mark.commit))
 }
 
+/// Builds the index again: up to a commit, or as far as it was.
 fn rebuild(
     index: &Index,
     segments: &SegmentSet,
-    to: u64,
+    to: Option<u64>,
     progress: &mut dyn FnMut(CommitNumber),
 ) -> Result<(), ReadError> {
-    let rebuilt = index.rebuild(|give| {
+    let rebuilt = index.rebuild(|indexed, give| {
+        let to = to.unwrap_or(indexed);
         scan(segments, 0, to, &mut |entry| {
             if entry.commit % 4096 == 0 || entry.commit == to {
                 progress(CommitNumber(entry.commit));
@@ -492,7 +494,7 @@ impl Core {
         // Nothing more goes to sled first, so that what is to be read again does not grow meanwhile.
         while self.index.flush_batch().unwrap_or(false) {}
         tracing::warn!(log = self.name, why, "building the index again");
-        rebuild(&self.index, &self.segments, self.index.indexed(), progress)
+        rebuild(&self.index, &self.segments, None, progress)
     }
 }
 
