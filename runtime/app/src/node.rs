@@ -76,7 +76,13 @@ impl Node {
         let system = tokio::task::spawn_blocking(move || storage.open_log(&name))
             .await
             .map_err(|error| NodeError::Log(error.to_string()))??;
-        let node = Self { deps, system, apps: RwLock::default(), closed: RwLock::default(), deploying: Mutex::new(()) };
+        let node = Self {
+            deps,
+            system,
+            apps: RwLock::default(),
+            closed: RwLock::default(),
+            deploying: Mutex::new(()),
+        };
         for history in node.histories().await?.into_values() {
             let Some(deployment) = current(&history) else { continue };
             let app = deployment.app.clone();
@@ -172,6 +178,8 @@ impl Node {
         .await
         .map_err(|error| DeployError::Unavailable(error.to_string()))??;
         let _one_at_a_time = self.deploying.lock().await;
+        // Again: another deployment may have taken a host meanwhile.
+        self.check_names(app, &checked.manifest)?;
         let deployment = Deployment {
             app: app.clone(),
             number: 0,

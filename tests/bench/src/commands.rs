@@ -28,13 +28,24 @@ struct Server {
 }
 
 pub async fn all(ebb: &str) {
-    println!("\nCommands over HTTP, durable: deposit on {STREAMS} accounts, {CLIENTS} keep-alive clients; the load generator shares the cores");
+    println!(
+        "\nCommands over HTTP, durable: deposit on {STREAMS} accounts, {CLIENTS} keep-alive clients; the load generator shares the cores"
+    );
     let native = native().await;
     let (mut child, ours, _folder) = ebbtide(ebb).await;
-    let many = |client: usize, request: u64| format!("/commands/account/{}/deposit", (request * 64 + client as u64) % STREAMS);
+    let many = |client: usize, request: u64| {
+        format!("/commands/account/{}/deposit", (request * 64 + client as u64) % STREAMS)
+    };
     let baseline = measure("native axum handler, same log", &native, CLIENTS, many, None).await;
     let ebbtide = measure("ebb, wasm command module", &ours, CLIENTS, many, Some(baseline)).await;
-    measure("ebb, one hot stream", &ours, CLIENTS, |_, _| "/commands/account/7/deposit".into(), Some(ebbtide)).await;
+    measure(
+        "ebb, one hot stream",
+        &ours,
+        CLIENTS,
+        |_, _| "/commands/account/7/deposit".into(),
+        Some(ebbtide),
+    )
+    .await;
     alone("native axum handler, alone", &native).await;
     alone("ebb, alone", &ours).await;
     child.start_kill().expect("a kill");
@@ -57,8 +68,17 @@ where
         p99 = run.percentile(99.0).as_secs_f64() * 1e3;
     }
     let rate = median(rates);
-    let ratio = against.map_or_else(String::new, |against| format!("{:.2} x of the row it is measured against; ", rate / against));
-    row(what, rate, "commands/s", &format!("{ratio}p50 {p50:.2} ms, p99 {p99:.2} ms, {cpu:.1} us CPU of the process each, {failed} not 200"));
+    let ratio = against.map_or_else(String::new, |against| {
+        format!("{:.2} x of the row it is measured against; ", rate / against)
+    });
+    row(
+        what,
+        rate,
+        "commands/s",
+        &format!(
+            "{ratio}p50 {p50:.2} ms, p99 {p99:.2} ms, {cpu:.1} us CPU of the process each, {failed} not 200"
+        ),
+    );
     rate
 }
 
@@ -80,7 +100,11 @@ async fn native() -> Server {
     let address = listener.local_addr().expect("an address").to_string();
     tokio::spawn(async move {
         let _keep = (folder, storage);
-        axum::serve(axum::serve::ListenerExt::tap_io(listener, |socket| drop(socket.set_nodelay(true))), router).await
+        axum::serve(
+            axum::serve::ListenerExt::tap_io(listener, |socket| drop(socket.set_nodelay(true))),
+            router,
+        )
+        .await
     });
     Server { address, pid: std::process::id() }
 }
@@ -105,18 +129,39 @@ async fn ebbtide(ebb: &str) -> (tokio::process::Child, Server, tempfile::TempDir
         .expect("ebb starts");
     let mut lines = BufReader::new(child.stdout.take().expect("stdout")).lines();
     let ready = lines.next_line().await.expect("a line").expect("the ready line");
-    let part = |key: &str| ready.split(&format!("{key}=http://")).nth(1).and_then(|rest| rest.split(' ').next()).expect("an address").to_owned();
+    let part = |key: &str| {
+        ready
+            .split(&format!("{key}=http://"))
+            .nth(1)
+            .and_then(|rest| rest.split(' ').next())
+            .expect("an address")
+            .to_owned()
+    };
     let (address, control) = (part("http"), part("control"));
     let app = concat!(env!("CARGO_MANIFEST_DIR"), "/../../guest-examples/bank");
-    let deployed = Command::new(ebb).args(["deploy", app, "--server"]).arg(format!("http://{control}")).output().await.expect("ebb deploys");
+    let deployed = Command::new(ebb)
+        .args(["deploy", app, "--server"])
+        .arg(format!("http://{control}"))
+        .output()
+        .await
+        .expect("ebb deploys");
     assert!(deployed.status.success(), "{}", String::from_utf8_lossy(&deployed.stderr));
     let open = load(address.clone(), 1, Duration::from_secs(0), BODY, |_, _| String::new()).await;
     drop(open);
     // Accounts are opened before anything is measured.
-    let lines: String = (0..STREAMS).map(|id| format!("{{\"id\":\"{id}\",\"command\":\"open\",\"data\":{{\"owner\":\"bench\"}}}}\n")).collect();
+    let lines: String = (0..STREAMS)
+        .map(|id| format!("{{\"id\":\"{id}\",\"command\":\"open\",\"data\":{{\"owner\":\"bench\"}}}}\n"))
+        .collect();
     let file = folder.path().join("open.ndjson");
     std::fs::write(&file, lines).expect("a file");
-    let imported = Command::new(ebb).args(["import", "account"]).arg(&file).arg("--server").arg(format!("http://{address}")).output().await.expect("ebb imports");
+    let imported = Command::new(ebb)
+        .args(["import", "account"])
+        .arg(&file)
+        .arg("--server")
+        .arg(format!("http://{address}"))
+        .output()
+        .await
+        .expect("ebb imports");
     assert!(imported.status.success(), "{}", String::from_utf8_lossy(&imported.stderr));
     let pid = child.id().expect("a process");
     (child, Server { address, pid }, folder)

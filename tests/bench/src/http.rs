@@ -68,7 +68,10 @@ async fn answer(socket: &mut TcpStream, buffer: &mut Vec<u8>) -> bool {
     loop {
         if let Some(head) = buffer.windows(4).position(|window| window == b"\r\n\r\n") {
             let text = String::from_utf8_lossy(&buffer[..head]).to_ascii_lowercase();
-            let length = text.split("content-length: ").nth(1).and_then(|rest| rest.split("\r\n").next()?.parse().ok());
+            let length = text
+                .split("content-length: ")
+                .nth(1)
+                .and_then(|rest| rest.split("\r\n").next()?.parse().ok());
             if buffer.len() >= head + 4 + length.unwrap_or(0_usize) {
                 return buffer.starts_with(b"HTTP/1.1 200");
             }

@@ -92,7 +92,12 @@ pub fn all(runtime: &Runtime) {
     row("ebbtide log", ours, "appends/s", "");
     row("tephra", tephra, "appends/s", &format!("ebbtide is {:.2} x", ours / tephra));
     row("fjall, insert + SyncAll", fjall, "appends/s", &format!("ebbtide is {:.2} x", ours / fjall));
-    row("bare write + fdatasync, groups of 64", bare, "appends/s", &format!("ebbtide is {:.2} x", ours / bare));
+    row(
+        "bare write + fdatasync, groups of 64",
+        bare,
+        "appends/s",
+        &format!("ebbtide is {:.2} x", ours / bare),
+    );
     catch_up(runtime);
 }
 
@@ -221,6 +226,7 @@ fn catch_up(runtime: &Runtime) {
     row("ebbtide log", rate, "events/s", "");
     drop(log);
     storage.close();
+    drop(storage);
     let start = Instant::now();
     let storage = open(folder.path());
     drop(storage.open_log(&app).expect("a log"));

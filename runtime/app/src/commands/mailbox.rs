@@ -60,6 +60,12 @@ impl<Job> Mailboxes<Job> {
         job
     }
 
+    /// Drops a stream's mailbox with all that waits in it.
+    pub(crate) fn abandon(&self, stream: &StreamId) {
+        let abandoned = self.shard(stream).lock().remove(stream);
+        drop(abandoned);
+    }
+
     fn shard(&self, stream: &StreamId) -> &Mutex<HashMap<StreamId, VecDeque<Job>>> {
         &self.shards[self.hasher.hash_one(stream) as usize % SHARDS]
     }

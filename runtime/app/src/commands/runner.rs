@@ -330,8 +330,11 @@ impl Runner<'_> {
     async fn catch_up(&self, warm: &mut Warm, head: Option<Revision>) -> Result<(), CommandErrorKind> {
         while warm.revision < head {
             let from = Revision::after(warm.revision);
-            let events =
-                self.log.read_stream(self.stream, from, ReadLimits::PAGE).await.map_err(|error| read_error(&error))?;
+            let events = self
+                .log
+                .read_stream(self.stream, from, ReadLimits::PAGE)
+                .await
+                .map_err(|error| read_error(&error))?;
             let Some(last) = events.last().map(|event| event.revision) else {
                 return Err(CommandErrorKind::Internal(format!(
                     "{} should reach revision {head:?} and ends before {from}",

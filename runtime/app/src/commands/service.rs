@@ -240,7 +240,11 @@ impl Inner {
                 Ok(guard) => {
                     match self.log.find_key(&command.actor, &key.key) {
                         Ok(None) => {}
-                        Ok(Some(earlier)) => return self.answer_earlier(command, earlier).await,
+                        Ok(Some(earlier)) => {
+                            // It was decided: nothing is in flight, and a second retry gets the same answer.
+                            drop(guard);
+                            return self.answer_earlier(command, earlier).await;
+                        }
                         Err(error) => return Ok(Err(internal(&error).of(command.id))),
                     }
                     Some(guard)
@@ -325,6 +329,7 @@ impl Inner {
     async fn run(&self, stream: StreamId) {
         let mut warm = None;
         let mut slot: Option<Arc<AggregateSlot>> = None;
+        let abandoned = MailboxGuard { mailboxes: &self.mailboxes, stream: &stream };
         loop {
             let job = self.mailboxes.next(&stream, || {
                 if let (Some(slot), Some(warm)) = (&slot, warm.take()) {
@@ -348,6 +353,7 @@ impl Inner {
             drop(answer.send(decided));
             tokio::task::consume_budget().await;
         }
+        std::mem::forget(abandoned);
         if let Some(slot) = slot {
             slot.reap_when_idle();
         }
@@ -369,6 +375,19 @@ impl Drop for RunnerGuard {
         if self.0.runners.fetch_sub(1, Ordering::AcqRel) == 1 {
             self.0.idle.notify_waiters();
         }
+    }
+}
+
+/// Takes the mailbox of a runner that panics along, so that the stream is not stuck behind it: those who wait are told
+/// that their runner is gone, and the next command starts another.
+struct MailboxGuard<'a> {
+    mailboxes: &'a Mailboxes<Job>,
+    stream: &'a StreamId,
+}
+
+impl Drop for MailboxGuard<'_> {
+    fn drop(&mut self) {
+        self.mailboxes.abandon(self.stream);
     }
 }
 

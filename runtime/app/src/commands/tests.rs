@@ -27,7 +27,7 @@ name = "bank"
 
 [aggregate.account]
 module = "account.wasm"
-commands = { deposit = {}, withdraw = {}, noop = {}, rogue = {}, trap = {} }
+commands = { deposit = {}, withdraw = {}, noop = {}, rogue = {}, trap = {}, panic = {} }
 events = { Deposited = { version = 3 }, Withdrawn = {} }
 snapshot-every = 3
 "#;
@@ -111,6 +111,7 @@ impl Aggregate for Account {
                     event("Withdrawn")
                 }
                 "rogue" => event("Undeclared"),
+                "panic" => panic!("the host broke"),
                 "trap" => Err(CallError::Trapped("boom".into())),
                 _ => Ok(Decision::Events(vec![])),
             }
@@ -370,6 +371,30 @@ async fn a_trap_is_told_and_the_stream_goes_on_from_the_log() {
     let error = fixture.send("trap", "{}").await.unwrap_err();
     assert!(matches!(error.kind, CommandErrorKind::Module(CallError::Trapped(_))));
     fixture.send("withdraw", "50").await.unwrap();
+}
+
+#[tokio::test]
+async fn a_runner_that_panics_does_not_take_its_stream_along() {
+    let fixture = Fixture::new();
+    let error = fixture.send("panic", "{}").await.unwrap_err();
+    assert!(matches!(error.kind, CommandErrorKind::Internal(_)), "{error}");
+    fixture.send("deposit", "1").await.unwrap();
+}
+
+#[tokio::test]
+async fn retries_of_a_finished_command_at_once_all_get_its_answer() {
+    let fixture = Fixture::new();
+    let first = fixture.commands.execute(keyed("deposit", "50", "a")).await.unwrap();
+    fixture.log.hold();
+    let other = fixture.send_aside(request("deposit", "1"));
+    fixture.staged(2).await;
+    let retries =
+        [fixture.send_aside(keyed("deposit", "50", "a")), fixture.send_aside(keyed("deposit", "50", "a"))];
+    fixture.log.release();
+    other.await.unwrap().unwrap();
+    for retry in retries {
+        assert_eq!(retry.await.unwrap().unwrap().events, first.events);
+    }
 }
 
 #[tokio::test]
