@@ -4,9 +4,9 @@
 
 pub(crate) mod blobs;
 pub(crate) mod index;
-pub mod models;
 pub mod lock;
 pub mod log;
+pub mod models;
 pub mod storage;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;

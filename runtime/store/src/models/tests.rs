@@ -237,7 +237,10 @@ fn a_store_that_meets_damage_fails_until_it_is_opened_again() {
     let file = folder.path().join("apps/bank/models/balances").join(format!("{}.sqlite", version(1)));
     fs::write(&file, vec![0x5a; 8192]).unwrap();
     assert!(store.get("balances", "a").is_err());
-    assert!(store.commit(RowBatch::default()).is_err(), "it never goes back to the start behind its user's back");
+    assert!(
+        store.commit(RowBatch::default()).is_err(),
+        "it never goes back to the start behind its user's back"
+    );
     let again = models.open(&app(), &projection(), version(1), &[schema()]).unwrap();
     assert_eq!((again.mark(), again.get("balances", "a")), (Ok(Position(0)), Ok(None)));
     assert!(store.get("balances", "a").is_err(), "whoever has the old one is not shown the new one's rows");

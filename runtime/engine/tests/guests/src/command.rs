@@ -37,7 +37,8 @@ impl GuestAggregate for Counter {
     }
 
     fn restore(key: String, snapshot: Vec<u8>) -> Result<Aggregate, String> {
-        let events = <[u8; 8]>::try_from(snapshot).map_err(|bytes| format!("{} bytes, not 8", bytes.len()))?;
+        let events =
+            <[u8; 8]>::try_from(snapshot).map_err(|bytes| format!("{} bytes, not 8", bytes.len()))?;
         Ok(Aggregate::new(Self { key, events: RefCell::new(u64::from_le_bytes(events)) }))
     }
 
@@ -50,7 +51,9 @@ impl GuestAggregate for Counter {
         match command.name.as_str() {
             "count" => Ok(vec![event(format!("{}={}", self.key, self.events.borrow()))]),
             "echo" => Ok(vec![NewEvent { event_type: "Echoed".into(), data: command.data }]),
-            "refuse" => Err(Refusal { code: "no".into(), message: "never".into(), details: Some(b"{}".to_vec()) }),
+            "refuse" => {
+                Err(Refusal { code: "no".into(), message: "never".into(), details: Some(b"{}".to_vec()) })
+            }
             "loop" => loop {
                 black_box(());
             },
@@ -90,9 +93,15 @@ impl GuestAggregate for Counter {
                 let (first, second) = (std::time::Instant::now(), std::time::Instant::now());
                 write!(seen, "{} ", random()).unwrap();
                 write!(seen, "{:?} {:?} ", now, second - first).unwrap();
-                write!(seen, "{:?} {:?} ", std::env::args().collect::<Vec<_>>(), std::env::vars().collect::<Vec<_>>())
+                write!(
+                    seen,
+                    "{:?} {:?} ",
+                    std::env::args().collect::<Vec<_>>(),
+                    std::env::vars().collect::<Vec<_>>()
+                )
+                .unwrap();
+                write!(seen, "{:?} {:?}", std::fs::read("/etc/hostname").is_err(), std::env::current_dir())
                     .unwrap();
-                write!(seen, "{:?} {:?}", std::fs::read("/etc/hostname").is_err(), std::env::current_dir()).unwrap();
                 Ok(vec![event(seen)])
             }
             #[cfg(feature = "sockets")]

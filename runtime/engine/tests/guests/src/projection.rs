@@ -18,10 +18,14 @@ impl Guest for Module {
                 "Unknown" => rows::delete("nothing", "key"),
                 "Put" => {
                     let seen = rows::get("counts", &event.stream).map_or(0, |columns| columns.len() as i64);
-                    rows::put("counts", &event.stream, &[
-                        Column { name: "seen".into(), value: Value::Integer(seen) },
-                        Column { name: "actor".into(), value: Value::Text(event.actor) },
-                    ]);
+                    rows::put(
+                        "counts",
+                        &event.stream,
+                        &[
+                            Column { name: "seen".into(), value: Value::Integer(seen) },
+                            Column { name: "actor".into(), value: Value::Text(event.actor) },
+                        ],
+                    );
                 }
                 _ => rows::add("counts", &event.stream, "count", 1),
             }
