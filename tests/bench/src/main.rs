@@ -2,7 +2,7 @@
 //!
 //!     ebb-bench log | commands EBB | all EBB
 //!
-//! Each figure is the median of three runs. What is compared does the same work as durably: a group is one fsync, and
+//! Rates are medians of three runs; percentiles and CPU are of the last, and the rows `alone` and `open` of one. What is compared does the same work as durably: a group is one fsync, and
 //! nobody is answered before it.
 
 mod commands;
