@@ -142,19 +142,7 @@ impl IntoFuture for Request {
     type IntoFuture = futures_util::future::BoxFuture<'static, Reply>;
 
     fn into_future(self) -> Self::IntoFuture {
-        Box::pin(async {
-            // A server that answers before it has read a body may close the connection while the rest is still on its
-            // way, and the answer is lost (RFC 9112, section 9.6). So it is asked again, where the body can be sent again.
-            for _ in 0..50 {
-                let Some(again) = self.0.try_clone() else { break };
-                match Self(again).send().await {
-                    Ok(reply) => return reply,
-                    Err(error) if error.is_connect() => break,
-                    Err(_) => {}
-                }
-            }
-            self.send().await.expect("an answer")
-        })
+        Box::pin(async { self.send().await.expect("an answer") })
     }
 }
 

@@ -1,10 +1,12 @@
 //! Listening sockets and connections: HTTP/1.1 and HTTP/2 without TLS on one port, bounded in number, drained at
 //! shutdown.
 
+use crate::http::body::RequestBody;
 use crate::http::problem::{INTERNAL, OVERLOADED};
 use crate::http::reply::Reply;
 use futures_util::FutureExt as _;
 use http::Request;
+use http::header::EXPECT;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -27,7 +29,7 @@ const HEAD_BYTES: usize = 32 << 10;
 /// What answers the requests of a port.
 pub(crate) trait Plane: Send + Sync + 'static {
     /// Answers one request. Never fails: an error is an answer too.
-    fn answer(&self, request: Request<Incoming>) -> impl Future<Output = Reply> + Send;
+    fn answer(&self, request: Request<RequestBody>) -> impl Future<Output = Reply> + Send;
 }
 
 /// Bounds of a port.
@@ -172,6 +174,8 @@ async fn connection<P: Plane>(
 
 /// A fault in this program costs one request, not every stream of an HTTP/2 connection.
 async fn guarded<P: Plane>(plane: &P, request: Request<Incoming>) -> Reply {
+    let expects_continue = request.headers().contains_key(EXPECT);
+    let request = request.map(|incoming| RequestBody::new(incoming, expects_continue));
     let answer = AssertUnwindSafe(plane.answer(request)).catch_unwind().await;
     answer.unwrap_or_else(|panic| {
         let message = panic.downcast_ref::<&str>().map(ToString::to_string);

@@ -1,7 +1,7 @@
 //! Deploying apps, looking at what is deployed, going back.
 
 use super::{ControlPlane, bundle, require_json};
-use crate::http::body;
+use crate::http::body::RequestBody;
 use crate::http::problem::{
     APP_NAME_MISMATCH, APP_UNAVAILABLE, BAD_HEADER, BAD_QUERY, DEPLOYMENT_CONFLICT, DEPLOYMENT_NOT_FOUND,
     HOST_TAKEN, INTERNAL, MANIFEST_INVALID, MANIFEST_MISSING, NOT_JSON, Problem, STORAGE_UNAVAILABLE,
@@ -18,7 +18,6 @@ use ebb_domain::text::Text;
 use http::header::{CONTENT_TYPE, ETAG, IF_MATCH, IF_NONE_MATCH};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, StatusCode};
-use hyper::body::Incoming;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::future::Future;
@@ -52,7 +51,7 @@ impl ControlPlane {
         &self,
         app: &str,
         parts: &Parts,
-        body: Incoming,
+        body: RequestBody,
         actor: Text,
     ) -> Result<Reply, Problem> {
         let app = app_name(app)?;
@@ -64,7 +63,7 @@ impl ControlPlane {
     }
 
     /// `POST /apps/{app}/check`: what a deploy would say.
-    pub(super) async fn check(&self, app: &str, parts: &Parts, body: Incoming) -> Result<Reply, Problem> {
+    pub(super) async fn check(&self, app: &str, parts: &Parts, body: RequestBody) -> Result<Reply, Problem> {
         let app = app_name(app)?;
         let bundle = self.read_bundle(&parts.headers, body).await?;
         let manifest = self.node.check(&bundle).await.map_err(deploy_problem)?;
@@ -91,7 +90,7 @@ impl ControlPlane {
         &self,
         app: &str,
         parts: &Parts,
-        body: Incoming,
+        body: RequestBody,
         actor: Text,
     ) -> Result<Reply, Problem> {
         #[derive(Deserialize)]
@@ -133,13 +132,17 @@ impl ControlPlane {
         })
     }
 
-    pub(super) async fn read_bundle(&self, headers: &HeaderMap, body: Incoming) -> Result<Bundle, Problem> {
+    pub(super) async fn read_bundle(
+        &self,
+        headers: &HeaderMap,
+        body: RequestBody,
+    ) -> Result<Bundle, Problem> {
         let media_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
         if !media_type.eq_ignore_ascii_case("application/x-tar") {
             let detail = format!("the body is `{}`; a bundle is `application/x-tar`", shorten(media_type));
             return Err(UNSUPPORTED_MEDIA_TYPE.detail(detail));
         }
-        let tar = body::read(body, Bundle::MAX_BYTES as usize, UPLOAD).await?;
+        let tar = body.read(Bundle::MAX_BYTES as usize, UPLOAD).await?;
         bundle::read(&tar)
     }
 }
@@ -201,11 +204,11 @@ pub(super) fn unknown_app(app: &str) -> Problem {
 
 pub(super) async fn read_json<T: serde::de::DeserializeOwned>(
     parts: &Parts,
-    body: Incoming,
+    body: RequestBody,
     shape: &str,
 ) -> Result<T, Problem> {
     require_json(&parts.headers)?;
-    let bytes: Bytes = body::read(body, SMALL, Duration::from_secs(30)).await?;
+    let bytes: Bytes = body.read(SMALL, Duration::from_secs(30)).await?;
     serde_json::from_slice(&bytes)
         .map_err(|error| NOT_JSON.detail(format!("the body must be `{shape}`: {error}")))
 }

@@ -8,6 +8,7 @@ mod replay;
 mod status;
 
 use crate::config::ControlConfig;
+use crate::http::body::RequestBody;
 use crate::http::problem::{METHOD_NOT_ALLOWED, NOT_FOUND, Problem, UNSUPPORTED_MEDIA_TYPE};
 use crate::http::reply::{Reply, empty};
 use crate::http::target::{Segments, segment, shorten};
@@ -18,7 +19,6 @@ use ebb_domain::event::is_json;
 use guard::Guard;
 use http::header::{ALLOW, CONTENT_TYPE};
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode};
-use hyper::body::Incoming;
 use serde_json::Value;
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -50,7 +50,7 @@ impl ControlPlane {
         Self { node, guard, metrics, counts, functions, stopping }
     }
 
-    async fn route(&self, request: Request<Incoming>) -> Result<Reply, Problem> {
+    async fn route(&self, request: Request<RequestBody>) -> Result<Reply, Problem> {
         let (parts, body) = request.into_parts();
         let path = parts.uri.path();
         let segments = Segments::of(path).map(segment).collect::<Result<Vec<Cow<'_, str>>, _>>()?;
@@ -101,7 +101,7 @@ impl ControlPlane {
 }
 
 impl Plane for ControlPlane {
-    async fn answer(&self, request: Request<Incoming>) -> Reply {
+    async fn answer(&self, request: Request<RequestBody>) -> Reply {
         let (method, path) = (request.method().clone(), request.uri().path().to_owned());
         let reply = self.route(request).await.unwrap_or_else(Problem::into_reply);
         tracing::debug!(%method, path, status = reply.status().as_u16(), "control request");

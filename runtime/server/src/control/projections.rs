@@ -2,6 +2,7 @@
 
 use super::ControlPlane;
 use super::apps::read_json;
+use crate::http::body::RequestBody;
 use crate::http::problem::{
     BAD_QUERY, INTERNAL, NOT_PARKED, PROJECTION_UNAVAILABLE, Problem, REBUILD_IN_PROGRESS, UNKNOWN_PROJECTION,
 };
@@ -13,7 +14,6 @@ use ebb_domain::name::{AppName, ProjectionName};
 use ebb_domain::text::Text;
 use http::StatusCode;
 use http::request::Parts;
-use hyper::body::Incoming;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::time::Duration;
@@ -117,7 +117,7 @@ impl ControlPlane {
         app: &str,
         name: &str,
         parts: &Parts,
-        body: Incoming,
+        body: RequestBody,
     ) -> Result<Reply, Problem> {
         let app = self.find(app)?;
         let Key { key } = read_json(parts, body, "{\"key\": KEY}").await?;
@@ -130,7 +130,7 @@ impl ControlPlane {
         app: &str,
         name: &str,
         parts: &Parts,
-        body: Incoming,
+        body: RequestBody,
     ) -> Result<Reply, Problem> {
         let app = self.find(app)?;
         let Skip { key, whole } = read_json(parts, body, "{\"key\": KEY, \"whole\": true|false}").await?;

@@ -3,6 +3,7 @@
 
 use super::ControlPlane;
 use super::apps::deploy_problem;
+use crate::http::body::RequestBody;
 use crate::http::problem::{BAD_QUERY, INTERNAL, Problem, UNKNOWN_AGGREGATE};
 use crate::http::reply::{Reply, stream};
 use crate::http::target::{parameters, shorten};
@@ -11,7 +12,6 @@ use ebb_app::replay::{Isolation, ReplayError, ReplayOptions, ReplayProgress};
 use ebb_domain::name::AggregateName;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use http::request::Parts;
-use hyper::body::{Body as _, Incoming};
 use serde_json::json;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -31,7 +31,7 @@ impl Drop for Run {
 }
 
 impl ControlPlane {
-    pub(super) async fn replay(&self, app: &str, parts: &Parts, body: Incoming) -> Result<Reply, Problem> {
+    pub(super) async fn replay(&self, app: &str, parts: &Parts, body: RequestBody) -> Result<Reply, Problem> {
         let app = self.find(app)?;
         let options = options(parts)?;
         let has_candidate = parts.headers.contains_key(CONTENT_TYPE)

@@ -2,7 +2,7 @@
 //! and the reply is written straight into its buffer.
 
 use super::{Call, DataPlane};
-use crate::http::body;
+use crate::http::body::RequestBody;
 use crate::http::problem::{
     BAD_HEADER, FORBIDDEN, INTERNAL, INVALID_EVENT, INVALID_KEY, KEY_IN_FLIGHT, KEY_REUSED,
     MODULE_OUT_OF_CPU, MODULE_OUT_OF_MEMORY, MODULE_OUTPUT_TOO_LARGE, MODULE_TRAPPED, NO_SUCH_COMMAND,
@@ -24,7 +24,6 @@ use ebb_domain::port::guest::CallError;
 use ebb_domain::text::Text;
 use http::header::{CONTENT_TYPE, IF_MATCH, IF_NONE_MATCH};
 use http::{HeaderMap, HeaderValue, StatusCode};
-use hyper::body::Incoming;
 use serde_json::Value;
 
 /// A correlation or causation id, or a trace context: recorded with every event, so not long.
@@ -37,7 +36,7 @@ impl DataPlane {
         aggregate: &str,
         key: &str,
         command: &str,
-        body: Incoming,
+        body: RequestBody,
     ) -> Result<Reply, Problem> {
         let headers = &call.parts.headers;
         let (aggregate, key, command) = (segment(aggregate)?, segment(key)?, segment(command)?);
@@ -49,7 +48,7 @@ impl DataPlane {
                 .detail(format!("the body is `{shown}`; a command takes `application/json`")));
         }
         let key_header = idempotency_key(headers)?;
-        let data = body::read(body, self.limits.body, self.limits.body_timeout).await?;
+        let data = body.read(self.limits.body, self.limits.body_timeout).await?;
         // Over what the request means, so that the same command under the app's host name and under `/apps/{app}`
         // is the same request.
         let idempotency = key_header.map(|text| IdempotencyKey {

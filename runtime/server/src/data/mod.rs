@@ -13,6 +13,7 @@ mod query;
 
 use crate::auth::Authenticator;
 use crate::config::EdgeLimits;
+use crate::http::body::RequestBody;
 use crate::http::cors::{self, Origin};
 use crate::http::problem::{
     APP_REQUIRED, APP_UNAVAILABLE, METHOD_NOT_ALLOWED, NOT_FOUND, ORIGIN_NOT_ALLOWED, Problem, UNKNOWN_APP,
@@ -28,7 +29,6 @@ use ebb_domain::manifest::Manifest;
 use ebb_domain::text::Text;
 use http::request::Parts;
 use http::{Method, Request, StatusCode};
-use hyper::body::Incoming;
 use std::sync::Arc;
 use std::time::Instant;
 use tokio::sync::{Semaphore, watch};
@@ -150,7 +150,7 @@ impl DataPlane {
         app: &Arc<App>,
         route: Route<'_>,
         parts: &Parts,
-        body: Incoming,
+        body: RequestBody,
         origin: &Origin,
         started: Instant,
     ) -> Result<Reply, Problem> {
@@ -181,7 +181,7 @@ impl DataPlane {
 }
 
 impl Plane for DataPlane {
-    async fn answer(&self, request: Request<Incoming>) -> Reply {
+    async fn answer(&self, request: Request<RequestBody>) -> Reply {
         let started = Instant::now();
         let (parts, body) = request.into_parts();
         let (app, path) = match self.select(&parts) {

@@ -8,16 +8,47 @@ use hyper::body::{Body as _, Incoming};
 use std::pin::pin;
 use std::time::Duration;
 
-/// The whole body. More than `limit` bytes are refused as soon as that is known: from `Content-Length`, or while
-/// they come in.
-pub(crate) async fn read(body: Incoming, limit: usize, patience: Duration) -> Result<Bytes, Problem> {
-    if body.is_end_stream() {
-        return Ok(Bytes::new());
+/// How much of a body that nobody wanted is still taken, and for how long.
+const DRAIN_BYTES: usize = 16 << 20;
+const DRAIN_TIME: Duration = Duration::from_secs(5);
+
+/// A request's body. What is left of it when it is dropped is read and thrown away, within bounds, beside the answer.
+///
+/// Closing a connection while bytes are still on their way makes the peer's kernel throw the answer away before it was
+/// read (RFC 9112, section 9.6). With the rest taken, the caller gets its answer and the connection stays usable.
+pub(crate) struct RequestBody {
+    incoming: Option<Incoming>,
+    /// The caller sends the body only when asked to, and whoever drains it would ask.
+    expects_continue: bool,
+}
+
+impl RequestBody {
+    pub(crate) fn new(incoming: Incoming, expects_continue: bool) -> Self {
+        Self { incoming: Some(incoming), expects_continue }
     }
-    if body.size_hint().lower() > limit as u64 {
-        return Err(too_large(limit));
+
+    pub(crate) fn is_end_stream(&self) -> bool {
+        self.incoming.as_ref().is_none_or(|incoming| incoming.is_end_stream())
     }
-    let mut reading = pin!(Limited::new(body, limit).collect());
+
+    /// The whole body. More than `limit` bytes are refused as soon as that is known: from `Content-Length`, or while
+    /// they come in.
+    pub(crate) async fn read(mut self, limit: usize, patience: Duration) -> Result<Bytes, Problem> {
+        let Some(incoming) = self.incoming.as_mut().filter(|incoming| !incoming.is_end_stream()) else {
+            return Ok(Bytes::new());
+        };
+        if incoming.size_hint().lower() > limit as u64 {
+            return Err(too_large(limit));
+        }
+        self.expects_continue = false;
+        let bytes = collect(incoming, limit, patience).await?;
+        self.incoming = None;
+        Ok(bytes)
+    }
+}
+
+async fn collect(incoming: &mut Incoming, limit: usize, patience: Duration) -> Result<Bytes, Problem> {
+    let mut reading = pin!(Limited::new(incoming, limit).collect());
     // A small body has mostly arrived with its head: no timer for those.
     let read = match (&mut reading).now_or_never() {
         Some(read) => read,
@@ -33,6 +64,29 @@ pub(crate) async fn read(body: Incoming, limit: usize, patience: Duration) -> Re
         Ok(collected) => Ok(collected.to_bytes()),
         Err(error) if error.is::<LengthLimitError>() => Err(too_large(limit)),
         Err(error) => Err(BAD_BODY.detail("the body ended early or its framing is wrong").cause(error)),
+    }
+}
+
+impl Drop for RequestBody {
+    fn drop(&mut self) {
+        let Some(incoming) = self.incoming.take() else { return };
+        if incoming.is_end_stream() || self.expects_continue {
+            return;
+        }
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn(tokio::time::timeout(DRAIN_TIME, drain(incoming)));
+        }
+    }
+}
+
+async fn drain(mut body: Incoming) {
+    let mut left = DRAIN_BYTES;
+    while let Some(Ok(frame)) = body.frame().await {
+        let taken = frame.data_ref().map_or(0, Bytes::len);
+        match left.checked_sub(taken) {
+            Some(rest) => left = rest,
+            None => return,
+        }
     }
 }
 
