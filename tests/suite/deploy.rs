@@ -1,7 +1,7 @@
 //! Deploying: what serves goes on serving until its successor does, and a crash leaves one of the two.
 
 use crate::support::{bank_named, notes, notes_changed, open_account, row_after};
-use ebb_tests::{App, Client, Dice, Node, bank, eventually};
+use ebb_tests::{App, Client, Dice, LiveEvents, Node, bank, eventually};
 use http::Method;
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -165,11 +165,22 @@ async fn a_removed_app_is_gone_and_has_its_events_when_it_is_deployed_again_unle
     assert_eq!(row_after(&node.app("bank"), "balances", "a", end).await["balance"], 7);
     node.app("bank").command("account", "a", "withdraw", &json!({ "amount": 7 })).await.ok();
 
+    // Whoever listens does not keep the events from being purged.
+    let mut live = LiveEvents::open(node.app("bank").get("/events")).await;
+    live.message().await.expect("a heartbeat");
     assert_eq!(remove(&node, "?purge=true").await.status, 204);
+    assert_eq!(remove(&node, "?purge=true").await.status, 204, "it can be asked for again");
     node.deploy(&bank()).await;
     assert_eq!(node.app("bank").get("/events").await.ok()["events"], json!([]));
     node.app("bank").get("/models/balances/a").await.problem(404, "no_such_row");
     assert_eq!(open_account(&node.app("bank"), "a", 7).await, 2);
+
+    // Also those of an app that is no longer deployed.
+    assert_eq!(remove(&node, "").await.status, 204);
+    assert_eq!(remove(&node, "?purge=true").await.status, 204);
+    remove(&node, "").await.problem(404, "unknown_app");
+    node.deploy(&bank()).await;
+    assert_eq!(node.app("bank").get("/events").await.ok()["events"], json!([]));
 }
 
 #[tokio::test]

@@ -1,12 +1,13 @@
 //! One deployed app: its log, its command path, its projections, and what is deployed of it.
 
 use crate::commands::{CommandError, CommandReply, CommandRequest, CommandService};
-use crate::deploy::{Checked, DeployError, Deployment, functions};
+use crate::deploy::{Checked, DeployError, Deployment, Functions, functions};
 use crate::node::NodeDeps;
 use crate::projections::{ProjectionDeps, Projections};
 use ebb_domain::manifest::Manifest;
 use ebb_domain::name::AppName;
 use ebb_domain::port::log::EventLog;
+use ebb_domain::port::storage::Snapshots;
 use parking_lot::RwLock;
 use std::sync::Arc;
 
@@ -20,6 +21,28 @@ pub struct App {
     serving: RwLock<Serving>,
 }
 
+/// What a deployment needs, all of which may fail: got before the deployment is recorded.
+pub(crate) struct Prepared {
+    pub(crate) log: Arc<dyn EventLog>,
+    pub(crate) snapshots: Arc<dyn Snapshots>,
+    pub(crate) functions: Functions,
+}
+
+impl Prepared {
+    /// Opens an app's log, and makes the functions of a deployment.
+    pub(crate) async fn new(deps: &NodeDeps, app: &AppName, checked: &Checked) -> Result<Self, DeployError> {
+        let functions = functions(&deps.engine, checked)?;
+        let (storage, app) = (deps.storage.clone(), app.clone());
+        let opened = tokio::task::spawn_blocking(move || {
+            let log = storage.open_log(&app).map_err(|error| DeployError::LogClosed(error.0))?;
+            Ok::<_, DeployError>((log, storage.snapshots(&app)?))
+        });
+        let (log, snapshots) =
+            opened.await.map_err(|error| DeployError::Unavailable(error.to_string()))??;
+        Ok(Self { log, snapshots, functions })
+    }
+}
+
 /// What changes with a deployment.
 #[derive(Clone)]
 struct Serving {
@@ -29,18 +52,15 @@ struct Serving {
 }
 
 impl App {
-    /// Opens an app's log and serves a deployment of it.
+    /// Serves a deployment of an app.
     pub(crate) async fn open(
         deps: NodeDeps,
         deployment: Deployment,
         checked: &Checked,
+        prepared: Prepared,
     ) -> Result<Arc<Self>, DeployError> {
         let name = deployment.app.clone();
-        let (storage, app) = (deps.storage.clone(), name.clone());
-        let log = tokio::task::spawn_blocking(move || storage.open_log(&app))
-            .await
-            .map_err(|error| DeployError::Unavailable(error.to_string()))??;
-        let snapshots = deps.storage.snapshots(&name)?;
+        let Prepared { log, snapshots, functions } = prepared;
         let commands = CommandService::new(log.clone(), snapshots);
         let projections = Projections::start(ProjectionDeps {
             app: name.clone(),
@@ -56,7 +76,7 @@ impl App {
         };
         let app = Self { name, log, commands, projections, deps, serving: RwLock::new(serving) };
         let deployment = app.deployment();
-        app.swap(deployment, checked).await?;
+        app.swap(deployment, checked, functions).await?;
         Ok(Arc::new(app))
     }
 
@@ -66,8 +86,8 @@ impl App {
         &self,
         deployment: Arc<Deployment>,
         checked: &Checked,
+        functions: Functions,
     ) -> Result<(), DeployError> {
-        let functions = functions(&self.deps.engine, checked)?;
         self.projections
             .deploy(functions.projections)
             .await

@@ -82,6 +82,17 @@ pub enum DeployError {
     /// The app's log can't be opened: it is damaged, say.
     #[error("the app's log can't be opened: {0}")]
     LogClosed(String),
+    /// It is recorded, and could not be put into service.
+    #[error("deployment {number} is recorded, and could not be served: {why}")]
+    NotServed {
+        /// The deployment.
+        number: u64,
+        /// What stood in the way.
+        why: String,
+    },
+    /// The app is removed, and some of its data could not be.
+    #[error("the app is removed, but not all of its data: {0}")]
+    NotPurged(String),
     /// The disk or the log would not take it.
     #[error("the deployment could not be stored: {0}")]
     Unavailable(String),
@@ -104,6 +115,8 @@ impl DeployError {
             Self::UnknownApp(_) => "unknown_app",
             Self::NotFound(_) => "deployment_not_found",
             Self::LogClosed(_) => "app_unavailable",
+            Self::NotServed { .. } => "deployment_not_served",
+            Self::NotPurged(_) => "purge_incomplete",
             Self::Unavailable(_) => "storage_unavailable",
         }
     }

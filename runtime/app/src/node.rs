@@ -1,7 +1,10 @@
 //! A node: the apps that are deployed on it. Its own log, `system`, says which; everything here can be made again
 //! from that log and the kept files.
 
-use crate::app::App;
+#[cfg(test)]
+mod tests;
+
+use crate::app::{App, Prepared};
 use crate::bundle::{Bundle, normalise};
 use crate::deploy::{self, Checked, DeployError, Deployment, SYSTEM};
 use ebb_domain::commit::{CommandId, Expected, NewCommit, Outcome};
@@ -83,8 +86,15 @@ impl Node {
             closed: RwLock::default(),
             deploying: Mutex::new(()),
         };
-        for history in node.histories().await?.into_values() {
-            let Some(deployment) = current(&history) else { continue };
+        for (app, history) in node.histories().await? {
+            let Some(deployment) = current(&history) else {
+                if matches!(history.last(), Some(Entry::Removed { purge: true }))
+                    && let Err(error) = node.purge(&AppName::trusted(app.clone())).await
+                {
+                    error!(%app, %error, "the next start tries again");
+                }
+                continue;
+            };
             let app = deployment.app.clone();
             match node.start(deployment).await {
                 Ok(started) => {
@@ -102,7 +112,8 @@ impl Node {
 
     async fn start(&self, deployment: Deployment) -> Result<Arc<App>, DeployError> {
         let checked = deploy::restore(&self.deps.engine, &self.deps.storage, &deployment).await?;
-        App::open(self.deps.clone(), deployment, &checked).await
+        let prepared = Prepared::new(&self.deps, &deployment.app, &checked).await?;
+        App::open(self.deps.clone(), deployment, &checked, prepared).await
     }
 
     /// An app by its name.
@@ -154,7 +165,7 @@ impl Node {
     /// deployment that the caller expects to replace, 0 for none.
     ///
     /// # Errors
-    /// Nothing changed; see [`DeployError`].
+    /// Nothing changed, or what [`DeployError::NotServed`] says.
     pub async fn deploy(
         &self,
         app: &AppName,
@@ -210,7 +221,7 @@ impl Node {
     /// Serves an earlier deployment again; it becomes a new one with the same files.
     ///
     /// # Errors
-    /// Nothing changed; see [`DeployError`].
+    /// As [`Node::deploy`].
     pub async fn rollback(
         &self,
         app: &AppName,
@@ -239,10 +250,12 @@ impl Node {
         self.commit_and_swap(deployment, &checked, guard).await
     }
 
-    /// Stops serving an app. Its events stay, and a later deployment finds them, unless `purge` removes them for good.
+    /// Stops serving an app. Its events stay, and a later deployment finds them, unless `purge` removes them for good:
+    /// also those of an app that was removed without it before.
     ///
     /// # Errors
-    /// Nothing changed; see [`DeployError`].
+    /// Nothing changed, or what [`DeployError::NotPurged`] says; then it can be tried again, and is, at the next start
+    /// and before the next deployment.
     pub async fn remove(
         &self,
         app: &AppName,
@@ -252,21 +265,38 @@ impl Node {
     ) -> Result<(), DeployError> {
         let _one_at_a_time = self.deploying.lock().await;
         let history = self.history(app).await?;
-        let Some(deployment) = current(&history) else {
-            return Err(DeployError::UnknownApp(app.clone()));
-        };
-        let data = serde_json::json!({ "by": actor, "purge": purge });
-        self.record(app, &history, guard, REMOVED, &data).await?;
+        match history.last() {
+            Some(Entry::Deployed(_)) => {}
+            Some(Entry::Removed { .. }) if purge => {}
+            _ => return Err(DeployError::UnknownApp(app.clone())),
+        }
+        if !matches!(history.last(), Some(Entry::Removed { purge: true })) {
+            let data = serde_json::json!({ "by": actor, "purge": purge });
+            self.record(app, &history, guard, REMOVED, &data).await?;
+        }
         self.closed.write().remove(app.as_bytes());
-        let removed = self.apps.write().remove(deployment.app.as_bytes());
+        let removed = self.apps.write().remove(app.as_bytes());
         if let Some(removed) = removed {
             removed.close().await;
         }
         if purge {
-            self.deps.models.remove_app(app).map_err(|error| DeployError::Unavailable(error.to_string()))?;
-            self.deps.storage.remove_app(app)?;
+            self.purge(app).await?;
         }
         Ok(())
+    }
+
+    /// Removes all that an app has kept. Rows first: without the log they would be rows of nothing.
+    async fn purge(&self, app: &AppName) -> Result<(), DeployError> {
+        let (deps, app) = (self.deps.clone(), app.clone());
+        let purged = tokio::task::spawn_blocking(move || {
+            deps.models.remove_app(&app).map_err(|error| error.to_string())?;
+            deps.storage.remove_app(&app).map_err(|error| error.to_string())
+        });
+        match purged.await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(why)) => Err(DeployError::NotPurged(why)),
+            Err(error) => Err(DeployError::NotPurged(error.to_string())),
+        }
     }
 
     /// An app's deployments, the oldest first.
@@ -279,7 +309,7 @@ impl Node {
             .into_iter()
             .filter_map(|entry| match entry {
                 Entry::Deployed(deployment) => Some(deployment),
-                Entry::Removed => None,
+                Entry::Removed { .. } => None,
             })
             .collect())
     }
@@ -292,14 +322,6 @@ impl Node {
         }
     }
 
-    async fn open_log(&self, app: &AppName) -> Result<Arc<dyn EventLog>, DeployError> {
-        let (storage, app) = (self.deps.storage.clone(), app.clone());
-        tokio::task::spawn_blocking(move || storage.open_log(&app))
-            .await
-            .map_err(|error| DeployError::Unavailable(error.to_string()))?
-            .map_err(|error| DeployError::LogClosed(error.0))
-    }
-
     async fn commit_and_swap(
         &self,
         mut deployment: Deployment,
@@ -309,18 +331,33 @@ impl Node {
         let app = deployment.app.clone();
         let history = self.history(&app).await?;
         deployment.number = history.len() as u64 + 1;
-        // A log that can't be opened is found out before anything is recorded, and is still open at the swap.
-        let _log = self.open_log(&app).await?;
+        if matches!(history.last(), Some(Entry::Removed { purge: true })) {
+            self.purge(&app).await?;
+        }
+        // What may fail comes before anything is recorded.
+        let prepared = Prepared::new(&self.deps, &app, checked).await?;
         let data =
             serde_json::to_value(&deployment).map_err(|error| DeployError::Unavailable(error.to_string()))?;
         self.record(&app, &history, guard, DEPLOYED, &data).await?;
-        let running = self.app(&app);
-        match running {
-            Some(running) => running.swap(Arc::new(deployment.clone()), checked).await?,
-            None => {
-                let started = App::open(self.deps.clone(), deployment.clone(), checked).await?;
+        let served = match self.app(&app) {
+            Some(running) => {
+                running.swap(Arc::new(deployment.clone()), checked, prepared.functions).await.map(|()| None)
+            }
+            None => App::open(self.deps.clone(), deployment.clone(), checked, prepared).await.map(Some),
+        };
+        match served {
+            Ok(Some(started)) => {
                 self.apps.write().insert(app.text().clone(), started);
                 self.closed.write().remove(app.as_bytes());
+            }
+            Ok(None) => {}
+            Err(error) => {
+                let (number, why) = (deployment.number, error.to_string());
+                error!(%app, deployment = number, why, "recorded, and not served; what served before serves on");
+                if self.app(&app).is_none() {
+                    self.closed.write().insert(app.text().clone(), why.clone());
+                }
+                return Err(DeployError::NotServed { number, why });
             }
         }
         info!(%app, deployment = deployment.number, "deployed");
@@ -416,7 +453,7 @@ impl Node {
 /// What stands in a deployment stream.
 enum Entry {
     Deployed(Deployment),
-    Removed,
+    Removed { purge: bool },
 }
 
 impl Entry {
@@ -425,7 +462,10 @@ impl Entry {
             DEPLOYED => serde_json::from_slice(&event.data).map(Self::Deployed).map_err(|error| {
                 format!("the deployment at position {} can't be read: {error}", event.position)
             }),
-            REMOVED => Ok(Self::Removed),
+            REMOVED => {
+                let data: serde_json::Value = serde_json::from_slice(&event.data).unwrap_or_default();
+                Ok(Self::Removed { purge: data["purge"] == true })
+            }
             other => Err(format!(
                 "an event of type `{other}` at position {} is not of this version",
                 event.position
@@ -438,7 +478,7 @@ impl Entry {
 fn current(history: &[Entry]) -> Option<Deployment> {
     match history.last()? {
         Entry::Deployed(deployment) => Some(deployment.clone()),
-        Entry::Removed => None,
+        Entry::Removed { .. } => None,
     }
 }
 

@@ -17,6 +17,7 @@ use ebb_domain::port::storage::{Snapshots, Storage, StorageError};
 use parking_lot::{Condvar, Mutex};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
 /// The app name whose log is the node's own.
@@ -60,13 +61,15 @@ pub struct DiskStorage {
 struct Held {
     _lock: NodeLock,
     logs: Mutex<HashMap<AppName, Slot>>,
+    openings: AtomicU64,
     closed: Condvar,
 }
 
 enum Slot {
     /// Being opened, or being closed because its last holder let go.
     Busy,
-    Open(Weak<DiskLog>),
+    /// Open, and the how manieth opening that was.
+    Open(Weak<DiskLog>, u64),
 }
 
 impl DiskStorage {
@@ -79,7 +82,12 @@ impl DiskStorage {
         RealDisk.create_folder(data).map_err(io)?;
         let lock = NodeLock::take(data)?;
         let db = open_index(&data.join("index"), options.index_cache_bytes)?;
-        let held = Held { _lock: lock, logs: Mutex::new(HashMap::new()), closed: Condvar::new() };
+        let held = Held {
+            _lock: lock,
+            logs: Mutex::new(HashMap::new()),
+            openings: AtomicU64::new(0),
+            closed: Condvar::new(),
+        };
         Ok(Arc::new(Self {
             data: data.to_owned(),
             options,
@@ -133,7 +141,7 @@ impl DiskStorage {
         let open: Vec<_> = {
             let logs = self.held.logs.lock();
             logs.values()
-                .filter_map(|slot| if let Slot::Open(log) = slot { log.upgrade() } else { None })
+                .filter_map(|slot| if let Slot::Open(log, _) = slot { log.upgrade() } else { None })
                 .collect()
         };
         open.iter().for_each(|log| log.close());
@@ -151,7 +159,7 @@ impl DiskStorage {
         loop {
             match logs.get(app) {
                 None => break,
-                Some(Slot::Open(log)) => {
+                Some(Slot::Open(log, _)) => {
                     if let Some(log) = log.upgrade() {
                         return Ok(log);
                     }
@@ -165,6 +173,7 @@ impl DiskStorage {
         drop(logs);
 
         let folder = self.log_folder(app);
+        let opening = self.held.openings.fetch_add(1, Ordering::Relaxed);
         let opened = DiskLog::open(OpenLog {
             disk: Arc::clone(&self.options.disk),
             folder: &folder,
@@ -176,13 +185,17 @@ impl DiskStorage {
         let opened = opened.map(|log| {
             let (held, app) = (Arc::clone(&self.held), app.clone());
             Arc::new(log.on_release(move || {
-                held.logs.lock().remove(&app);
+                let mut logs = held.logs.lock();
+                // After a removal the slot may be another log's.
+                if matches!(logs.get(&app), Some(Slot::Open(_, theirs)) if *theirs == opening) {
+                    logs.remove(&app);
+                }
                 held.closed.notify_all();
             }))
         });
         let mut logs = self.held.logs.lock();
         match &opened {
-            Ok(log) => logs.insert(app.clone(), Slot::Open(Arc::downgrade(log))),
+            Ok(log) => logs.insert(app.clone(), Slot::Open(Arc::downgrade(log), opening)),
             Err(_) => logs.remove(app),
         };
         self.held.closed.notify_all();
@@ -206,6 +219,20 @@ impl DiskStorage {
         self.held.logs.lock().remove(app);
         self.held.closed.notify_all();
         done
+    }
+
+    fn remove_files(&self, app: &AppName) -> Result<(), StorageError> {
+        for tree in [index_tree(app), snapshot_tree(app)] {
+            self.db.drop_tree(tree).map_err(|error| StorageError(error.to_string()))?;
+        }
+        let apps = self.data.join("apps");
+        let folder = apps.join(&**app);
+        let io = |error: std::io::Error| StorageError(format!("{}: {error}", folder.display()));
+        match std::fs::remove_dir_all(&folder) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+            other => other.map_err(io)?,
+        }
+        RealDisk.sync_folder(&apps).map_err(io)
     }
 
     /// Checks every byte of an app's log, and changes nothing.
@@ -317,19 +344,25 @@ impl Storage for DiskStorage {
         if &**app == SYSTEM {
             return Err(StorageError(format!("`{SYSTEM}` is the node's own log and can't be removed")));
         }
-        self.offline(app, || {
-            for tree in [index_tree(app), snapshot_tree(app)] {
-                self.db.drop_tree(tree).map_err(|error| StorageError(error.to_string()))?;
+        // A reader may hold the log for as long as it likes: it is closed, and its slot taken away from it.
+        let open = {
+            let mut logs = self.held.logs.lock();
+            while matches!(logs.get(app), Some(Slot::Busy)) {
+                self.held.closed.wait(&mut logs);
             }
-            let apps = self.data.join("apps");
-            let io =
-                |error: std::io::Error| StorageError(format!("{}: {error}", apps.join(&**app).display()));
-            match std::fs::remove_dir_all(apps.join(&**app)) {
-                Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-                other => other.map_err(io)?,
+            match logs.insert(app.clone(), Slot::Busy) {
+                Some(Slot::Open(log, _)) => log.upgrade(),
+                _ => None,
             }
-            RealDisk.sync_folder(&apps).map_err(io)
-        })
+        };
+        if let Some(log) = &open {
+            log.close();
+        }
+        let removed = self.remove_files(app);
+        self.held.logs.lock().remove(app);
+        self.held.closed.notify_all();
+        drop(open);
+        removed
     }
 
     fn put_blob(&self, bytes: &[u8]) -> Result<Digest, StorageError> {
@@ -450,20 +483,26 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_removed_app_leaves_nothing_and_is_not_removed_while_it_is_in_use() {
+    async fn a_removed_app_leaves_nothing_also_while_a_reader_holds_its_log() {
         let folder = tempfile::tempdir().unwrap();
         let storage = DiskStorage::open(folder.path(), options()).unwrap();
-        let log = storage.open_log(&app("bank")).unwrap();
-        append(&*log, with_key(commit("account-1", vec![event("Opened", "1")]), "key")).await;
-        assert!(storage.remove_app(&app("bank")).unwrap_err().to_string().contains("is in use"));
+        let held = storage.open_log(&app("bank")).unwrap();
+        append(&*held, with_key(commit("account-1", vec![event("Opened", "1")]), "key")).await;
         assert!(storage.remove_app(&app(SYSTEM)).is_err());
-        drop(log);
+        storage.remove_app(&app("bank")).unwrap();
         storage.remove_app(&app("bank")).unwrap();
         storage.remove_app(&app("never-there")).unwrap();
         assert_eq!(storage.apps().unwrap(), []);
+        assert!(held.append(commit("account-1", vec![event("Opened", "2")])).await.is_err(), "it is closed");
+
         let log = storage.open_log(&app("bank")).unwrap();
         assert_eq!(log.durable().borrow().commit, CommitNumber(0));
         assert!(log.find_key("anonymous", "key").unwrap().is_none());
+        append(&*log, commit("account-1", vec![event("Opened", "new")])).await;
+        // Who let go of the removed log does not take the new one's place away.
+        drop(held);
+        assert!(Arc::ptr_eq(&log, &storage.open_log(&app("bank")).unwrap()));
+        assert_eq!(all_data(&*log).await, ["new"]);
     }
 
     #[tokio::test]

@@ -162,10 +162,10 @@ impl CommandService {
 
     /// Takes no more commands, and waits until those under way are staged.
     pub async fn close(&self) {
-        self.inner.closing.store(true, Ordering::Release);
+        self.inner.closing.store(true, Ordering::SeqCst);
         loop {
             let idle = self.inner.idle.notified();
-            if self.inner.runners.load(Ordering::Acquire) == 0 {
+            if self.inner.runners.load(Ordering::SeqCst) == 0 {
                 break;
             }
             idle.await;
@@ -311,13 +311,17 @@ impl Inner {
         command: &Command,
         key: Option<KeyGuard>,
     ) -> Result<oneshot::Receiver<Decided>, CommandErrorKind> {
+        // Counted before `closing` is looked at: closing either sees this one and waits, or is seen.
+        let guard = RunnerGuard::new(self);
+        if self.closing.load(Ordering::SeqCst) {
+            return Err(CommandErrorKind::ShuttingDown);
+        }
         let (answer, decided) = oneshot::channel();
         let job = Job { command: command.clone(), slot: slot.clone(), answer, _key: key };
         match self.mailboxes.post(&command.stream, job) {
             Posted::Queued => {}
             Posted::Full => return Err(CommandErrorKind::Throttled { retry_after: MAILBOX_RETRY }),
             Posted::First => {
-                let guard = RunnerGuard::new(self);
                 let stream = command.stream.clone();
                 tokio::spawn(async move { guard.0.run(stream).await });
             }
@@ -365,7 +369,7 @@ struct RunnerGuard(Arc<Inner>);
 
 impl RunnerGuard {
     fn new(inner: &Arc<Inner>) -> Self {
-        inner.runners.fetch_add(1, Ordering::AcqRel);
+        inner.runners.fetch_add(1, Ordering::SeqCst);
         Self(inner.clone())
     }
 }

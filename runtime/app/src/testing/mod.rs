@@ -4,8 +4,10 @@ mod clock;
 mod guest;
 mod log;
 mod models;
+mod storage;
 
 pub use clock::ManualClock;
 pub use guest::{Call, Fault, Gate, ProjectionEngine, ScriptedProjection};
 pub use log::{MemoryLog, command_id};
 pub use models::MemoryModels;
+pub use storage::MemoryStorage;

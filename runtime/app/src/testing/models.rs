@@ -31,6 +31,7 @@ struct Stores {
 
 #[derive(Default)]
 struct Faults {
+    opens: u32,
     commits: u32,
     reads: u32,
     commits_done: u64,
@@ -63,6 +64,11 @@ struct Queue {
 }
 
 impl MemoryModels {
+    /// The next so many openings of a version fail.
+    pub fn fail_opens(&self, count: u32) {
+        self.faults.lock().opens = count;
+    }
+
     /// The next so many commits fail, and change nothing.
     pub fn fail_commits(&self, count: u32) {
         self.faults.lock().commits = count;
@@ -115,6 +121,13 @@ impl ModelStores for MemoryModels {
         version: ProjectionVersion,
         models: &[ModelSchema],
     ) -> Result<Arc<dyn ProjectionStore>, ModelError> {
+        {
+            let mut faults = self.faults.lock();
+            if faults.opens > 0 {
+                faults.opens -= 1;
+                return Err(ModelError::Store("the test says so".into()));
+            }
+        }
         let mut state = self.state.lock();
         let place = (app.clone(), projection.clone(), version);
         if let Some(store) = state.versions.get(&place).filter(|store| !store.state.lock().damaged) {

@@ -51,10 +51,12 @@ pub trait Storage: Send + Sync + 'static {
     /// The index could not be opened.
     fn snapshots(&self, app: &AppName) -> Result<Arc<dyn Snapshots>, StorageError>;
 
-    /// Removes an app's log, indexes and snapshots for good.
+    /// Removes an app's log, indexes and snapshots for good. Whoever still holds the log can't append any more, and may
+    /// fail to read; the next opening makes a new log. Does nothing if nothing is there, so it can be tried again.
+    /// Blocks.
     ///
     /// # Errors
-    /// A file could not be removed.
+    /// A file could not be removed. Some may have been: try again.
     fn remove_app(&self, app: &AppName) -> Result<(), StorageError>;
 
     /// Keeps a file by its digest, durably: modules, schemas, manifests.

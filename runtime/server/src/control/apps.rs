@@ -4,8 +4,8 @@ use super::{ControlPlane, bundle, require_json};
 use crate::http::body::RequestBody;
 use crate::http::problem::{
     APP_NAME_MISMATCH, APP_UNAVAILABLE, BAD_HEADER, BAD_QUERY, DEPLOYMENT_CONFLICT, DEPLOYMENT_NOT_FOUND,
-    HOST_TAKEN, INTERNAL, MANIFEST_INVALID, MANIFEST_MISSING, NOT_JSON, Problem, STORAGE_UNAVAILABLE,
-    UNKNOWN_APP, UNSUPPORTED_MEDIA_TYPE,
+    DEPLOYMENT_NOT_SERVED, HOST_TAKEN, INTERNAL, MANIFEST_INVALID, MANIFEST_MISSING, NOT_JSON,
+    PURGE_INCOMPLETE, Problem, STORAGE_UNAVAILABLE, UNKNOWN_APP, UNSUPPORTED_MEDIA_TYPE,
 };
 use crate::http::reply::{Reply, empty, json};
 use crate::http::target::{parameters, shorten};
@@ -232,6 +232,14 @@ pub(super) fn deploy_problem(error: DeployError) -> Problem {
         DeployError::UnknownApp(_) => UNKNOWN_APP.detail(detail),
         DeployError::NotFound(_) => DEPLOYMENT_NOT_FOUND.detail(detail),
         DeployError::LogClosed(_) => APP_UNAVAILABLE.detail(detail),
+        DeployError::NotServed { number, why } => DEPLOYMENT_NOT_SERVED
+            .detail(format!("deployment {number} is recorded, and could not be served"))
+            .with("number", number)
+            .cause(why),
+        DeployError::NotPurged(cause) => PURGE_INCOMPLETE
+            .detail("the app is removed, but not all of its data")
+            .cause(cause)
+            .retry_after(Duration::from_secs(1)),
         DeployError::Unavailable(cause) => {
             let problem = STORAGE_UNAVAILABLE.detail("the disk or the log would not take the deployment");
             problem.cause(cause).retry_after(Duration::from_secs(1))

@@ -128,9 +128,10 @@ impl Subscription {
         self.is_served().then(|| Bytes::from(heartbeat(self.at)))
     }
 
-    /// Whether the app is still deployed: a stream must not keep the log of a removed one open.
+    /// Whether the app is still deployed, and on this log: a stream must not keep the log of a removed one open.
     fn is_served(&self) -> bool {
-        self.node.upgrade().is_some_and(|node| node.app(&self.app).is_some())
+        let app = self.node.upgrade().and_then(|node| node.app(&self.app));
+        app.is_some_and(|app| Arc::ptr_eq(app.log(), &self.log))
     }
 }
 

@@ -152,6 +152,10 @@ catalogue! {
         "Nothing was done. The operator finds the cause, a full disk say, in the node's log.";
     STORAGE_UNAVAILABLE = 503 "storage_unavailable", "The deployment could not be stored",
         "The old one serves as before. The operator finds the cause in the node's log.";
+    DEPLOYMENT_NOT_SERVED = 503 "deployment_not_served", "The deployment is recorded, and could not be served",
+        "What served before serves on; the next start of the node tries again. The operator finds the cause in the node's log. Deploy again, or roll back.";
+    PURGE_INCOMPLETE = 503 "purge_incomplete", "The app is removed, but not all of its data",
+        "Ask again; the next start of the node tries again too. The operator finds the cause in the node's log.";
     APP_UNAVAILABLE = 503 "app_unavailable", "The app is deployed, and can't be opened",
         "The operator finds the cause in `ebb status` and the node's log: a damaged log says what to do.";
     OUTCOME_UNKNOWN = 503 "outcome_unknown", "The command may or may not have been recorded",

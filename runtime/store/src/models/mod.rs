@@ -174,7 +174,10 @@ impl ModelStores for SqliteModels {
     }
 
     fn remove_app(&self, app: &AppName) -> Result<(), ModelError> {
-        match fs::remove_dir_all(self.app(app)) {
+        let folder = self.app(app);
+        // Whoever still reads a file keeps it; whoever opens one from now on gets a new one.
+        self.open.lock().retain(|path, _| !path.starts_with(&folder));
+        match fs::remove_dir_all(folder) {
             Err(error) if error.kind() != ErrorKind::NotFound => Err(store_error(error)),
             _ => Ok(()),
         }
