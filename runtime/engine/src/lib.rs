@@ -17,6 +17,9 @@ mod bindings;
 mod commands;
 mod config;
 mod function;
+#[cfg(feature = "testing")]
+#[doc(hidden)]
+pub mod fuzz;
 mod host;
 mod meter;
 mod module;

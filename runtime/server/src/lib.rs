@@ -8,6 +8,9 @@ mod compose;
 pub mod config;
 mod control;
 mod data;
+#[cfg(feature = "testing")]
+#[doc(hidden)]
+pub mod fuzz;
 mod http;
 mod logs;
 mod metrics;

@@ -11,7 +11,7 @@ use std::io::Read as _;
 const MAX_FILES: usize = 10_000;
 
 /// Reads a bundle. Only plain files with plain paths: what a link or a device would mean is nobody's business.
-pub(super) fn read(tar: &Bytes) -> Result<Bundle, Problem> {
+pub(crate) fn read(tar: &Bytes) -> Result<Bundle, Problem> {
     let mut files = BTreeMap::new();
     let mut archive = tar::Archive::new(&**tar);
     let entries = archive.entries().map_err(|error| bad(&error))?;

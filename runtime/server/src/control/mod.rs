@@ -1,7 +1,7 @@
 //! The control plane: deploying and looking after apps, probes and metrics.
 
 mod apps;
-mod bundle;
+pub(crate) mod bundle;
 mod guard;
 mod projections;
 mod replay;

@@ -42,6 +42,16 @@ impl Freshness {
     }
 }
 
+/// Reads how fresh a read must be.
+#[cfg(feature = "testing")]
+pub(crate) fn fuzz_headers(headers: &HeaderMap) {
+    let longest = Duration::from_secs(600);
+    match Freshness::of(headers, longest) {
+        Ok(freshness) => assert!(freshness.wait <= longest),
+        Err(problem) => assert_eq!(problem.status(), 400),
+    }
+}
+
 /// `Ebb-After`, if it is there.
 pub(super) fn after(headers: &HeaderMap) -> Result<Option<Position>, Problem> {
     let Some(value) = text(headers, "ebb-after")? else { return Ok(None) };

@@ -3,13 +3,13 @@
 //! Dispatch is by hand on the raw path: a router that decodes path parameters by itself would make `%2F` in a key a
 //! separator or decode it twice, and the six shapes of path need no tree.
 
-mod commands;
-mod cursor;
+pub(crate) mod commands;
+pub(crate) mod cursor;
 mod events;
-mod freshness;
+pub(crate) mod freshness;
 mod live;
 mod models;
-mod query;
+pub(crate) mod query;
 
 use crate::auth::Authenticator;
 use crate::config::EdgeLimits;
@@ -218,6 +218,15 @@ impl Plane for DataPlane {
         );
         self.metrics.request(label, reply.status(), started.elapsed());
         reply
+    }
+}
+
+/// Finds the route of a path, for fuzzers.
+#[cfg(feature = "testing")]
+pub(crate) fn route_label(path: &str) {
+    if let Some(route) = Route::of(path) {
+        assert!(route.methods().contains("OPTIONS"));
+        let _ = route.label();
     }
 }
 

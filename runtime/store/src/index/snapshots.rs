@@ -37,7 +37,7 @@ fn warn(stream: &StreamId, error: &sled::Error) {
     tracing::warn!(%stream, %error, "a snapshot could not be used; the stream is folded from its start");
 }
 
-fn encode(snapshot: &Snapshot) -> Vec<u8> {
+pub(crate) fn encode(snapshot: &Snapshot) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(FIXED + snapshot.data.len());
     bytes.extend_from_slice(&[0; 4]);
     bytes.extend_from_slice(&snapshot.revision.0.to_le_bytes());
@@ -50,7 +50,7 @@ fn encode(snapshot: &Snapshot) -> Vec<u8> {
     bytes
 }
 
-fn decode(bytes: &[u8]) -> Option<Snapshot> {
+pub(crate) fn decode(bytes: &[u8]) -> Option<Snapshot> {
     let (fixed, data) = bytes.split_at_checked(FIXED)?;
     if u32::from_le_bytes(fixed[..4].try_into().ok()?) != crc32c::crc32c(&bytes[4..]) {
         return None;

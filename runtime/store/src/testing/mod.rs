@@ -2,6 +2,7 @@
 //! a [disk](ModelDisk) that fails on demand and forgets what was not synced, and a [clock](ManualClock) that tests move.
 
 pub mod conformance;
+pub mod fuzz;
 mod model_disk;
 
 pub use model_disk::{Crash, ModelDisk};
