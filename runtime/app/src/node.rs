@@ -19,6 +19,7 @@ use ebb_domain::port::models::ModelStores;
 use ebb_domain::port::storage::{Storage, StorageError};
 use ebb_domain::stream::{StreamId, StreamKey};
 use ebb_domain::text::Text;
+use ebb_faults::{Point, crash_point};
 use parking_lot::RwLock;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -274,6 +275,7 @@ impl Node {
             let data = serde_json::json!({ "by": actor, "purge": purge });
             self.record(app, &history, guard, REMOVED, &data).await?;
         }
+        crash_point(Point::RemoveAfterCommit);
         self.closed.write().remove(app.as_bytes());
         let removed = self.apps.write().remove(app.as_bytes());
         if let Some(removed) = removed {
@@ -289,8 +291,12 @@ impl Node {
     async fn purge(&self, app: &AppName) -> Result<(), DeployError> {
         let (deps, app) = (self.deps.clone(), app.clone());
         let purged = tokio::task::spawn_blocking(move || {
+            crash_point(Point::PurgeBeforeRows);
             deps.models.remove_app(&app).map_err(|error| error.to_string())?;
-            deps.storage.remove_app(&app).map_err(|error| error.to_string())
+            crash_point(Point::PurgeAfterRows);
+            deps.storage.remove_app(&app).map_err(|error| error.to_string())?;
+            crash_point(Point::PurgeDone);
+            Ok(())
         });
         match purged.await {
             Ok(Ok(())) => Ok(()),
@@ -338,7 +344,9 @@ impl Node {
         let prepared = Prepared::new(&self.deps, &app, checked).await?;
         let data =
             serde_json::to_value(&deployment).map_err(|error| DeployError::Unavailable(error.to_string()))?;
+        crash_point(Point::DeployBeforeCommit);
         self.record(&app, &history, guard, DEPLOYED, &data).await?;
+        crash_point(Point::DeployAfterCommit);
         let served = match self.app(&app) {
             Some(running) => {
                 running.swap(Arc::new(deployment.clone()), checked, prepared.functions).await.map(|()| None)
@@ -360,6 +368,7 @@ impl Node {
                 return Err(DeployError::NotServed { number, why });
             }
         }
+        crash_point(Point::DeployAfterSwap);
         info!(%app, deployment = deployment.number, "deployed");
         Ok(deployment)
     }

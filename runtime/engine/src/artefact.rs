@@ -7,6 +7,7 @@
 use crate::world::KindExt;
 use ebb_domain::digest::Digest;
 use ebb_domain::port::guest::ModuleKind;
+use ebb_faults::{Point, crash_point};
 use hmac::{Hmac, Mac};
 use sha2::Sha256;
 use std::fs::{self, File};
@@ -72,7 +73,9 @@ impl Artefacts {
             file.write_all(code)?;
             file.write_all(&self.mac(digest, kind, code).finalize().into_bytes())?;
             file.sync_all()?;
+            crash_point(Point::ArtefactBeforeRename);
             fs::rename(&temporary, self.path(digest, kind))?;
+            crash_point(Point::ArtefactAfterRename);
             File::open(&self.folder)?.sync_all()
         })();
         if written.is_err() {

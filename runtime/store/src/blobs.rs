@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use ebb_domain::digest::Digest;
 use ebb_domain::port::storage::StorageError;
+use ebb_faults::{Point, crash_point};
 use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
@@ -40,7 +41,9 @@ impl Blobs {
             let mut file = File::create(&unfinished)?;
             file.write_all(bytes)?;
             file.sync_all()?;
+            crash_point(Point::BlobBeforeRename);
             fs::rename(&unfinished, &path)?;
+            crash_point(Point::BlobAfterRename);
             File::open(&self.folder)?.sync_all()
         })();
         written.map_err(|error| {

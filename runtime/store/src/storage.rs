@@ -3,7 +3,7 @@
 use crate::blobs::{self, Blobs};
 use crate::index::snapshots::SledSnapshots;
 use crate::lock::NodeLock;
-use crate::log::disk::{Disk, RealDisk};
+use crate::log::disk::{Disk, RealDisk, system_disk};
 use crate::log::repair::{RepairReport, repair};
 use crate::log::verify::{Progress, VerifyReport, verify};
 use crate::log::{DiskLog, LogOptions, OpenLog, index_tree, snapshot_tree};
@@ -14,6 +14,7 @@ use ebb_domain::name::AppName;
 use ebb_domain::port::Clock;
 use ebb_domain::port::log::EventLog;
 use ebb_domain::port::storage::{Snapshots, Storage, StorageError};
+use ebb_faults::{Point, crash_point};
 use parking_lot::{Condvar, Mutex};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -40,7 +41,7 @@ impl StorageOptions {
     /// The defaults: 32 MiB for index pages, and the system's own files.
     #[must_use]
     pub fn new(clock: Arc<dyn Clock>) -> Self {
-        Self { clock, index_cache_bytes: 32 << 20, log: LogOptions::default(), disk: Arc::new(RealDisk) }
+        Self { clock, index_cache_bytes: 32 << 20, log: LogOptions::default(), disk: system_disk() }
     }
 }
 
@@ -225,6 +226,7 @@ impl DiskStorage {
         for tree in [index_tree(app), snapshot_tree(app)] {
             self.db.drop_tree(tree).map_err(|error| StorageError(error.to_string()))?;
         }
+        crash_point(Point::PurgeAfterIndex);
         let apps = self.data.join("apps");
         let folder = apps.join(&**app);
         let io = |error: std::io::Error| StorageError(format!("{}: {error}", folder.display()));

@@ -22,6 +22,7 @@ use ebb_domain::digest::Digest;
 use ebb_domain::event::{Revision, is_json};
 use ebb_domain::port::guest::CallError;
 use ebb_domain::text::Text;
+use ebb_faults::{Point, crash_point};
 use http::header::{CONTENT_TYPE, IF_MATCH, IF_NONE_MATCH};
 use http::{HeaderMap, HeaderValue, StatusCode};
 use serde_json::Value;
@@ -78,7 +79,9 @@ impl DataPlane {
         };
         // Only an aggregate that the manifest has becomes a label.
         let counted = call.manifest.aggregates.keys().find(|name| ***name == *request.aggregate);
+        crash_point(Point::CommandReceived);
         let result = call.app.command(request).await;
+        crash_point(Point::CommandBeforeAnswer);
         if let Some(aggregate) = counted {
             self.metrics.command(call.app.name(), aggregate, outcome(&result), call.started.elapsed());
         }

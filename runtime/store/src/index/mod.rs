@@ -16,6 +16,7 @@ use ebb_domain::commit::{IdempotencyKey, KafkaOrigin};
 use ebb_domain::event::Revision;
 use ebb_domain::text::Text;
 use ebb_domain::time::Timestamp;
+use ebb_faults::{Point, crash_point};
 use lru::LruCache;
 use parking_lot::{Mutex, RwLock};
 use sha2::{Digest as _, Sha256};
@@ -218,6 +219,7 @@ impl Index {
             }
             Ok(())
         })?;
+        crash_point(Point::IndexRebuild);
         self.apply(&tree, &batch)?;
         self.broken.store(false, Ordering::Release);
         Ok(())
@@ -285,7 +287,9 @@ impl Index {
         let _flushing = self.flushing.lock();
         let batch = next_batch(&self.pending.lock().queue);
         let Some(last) = batch.last() else { return Ok(false) };
+        crash_point(Point::IndexBeforeBatch);
         self.apply(&*self.tree()?, &batch)?;
+        crash_point(Point::IndexAfterBatch);
 
         // Only now: who looks into `pending` first and into the tree next finds each commit in one of them at least.
         let mut pending = self.pending.lock();

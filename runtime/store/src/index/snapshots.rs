@@ -5,6 +5,7 @@ use ebb_domain::digest::Digest;
 use ebb_domain::event::Revision;
 use ebb_domain::port::storage::{Snapshot, Snapshots};
 use ebb_domain::stream::StreamId;
+use ebb_faults::{Point, crash_point};
 
 /// Bytes before the state: checksum, revision, module, whether there is a state version, state version.
 const FIXED: usize = 4 + 8 + 32 + 1 + 4;
@@ -23,6 +24,7 @@ impl Snapshots for SledSnapshots {
     }
 
     fn put(&self, stream: &StreamId, snapshot: Snapshot) {
+        crash_point(Point::SnapshotBeforePut);
         let older = self.get(stream).is_none_or(|kept| {
             // Another module's snapshot is of no use to the one that writes now, however new it is.
             kept.revision <= snapshot.revision || kept.module != snapshot.module
@@ -30,6 +32,7 @@ impl Snapshots for SledSnapshots {
         if older && let Err(error) = self.0.insert(stream.as_str(), encode(&snapshot)) {
             warn(stream, &error);
         }
+        crash_point(Point::SnapshotAfterPut);
     }
 }
 

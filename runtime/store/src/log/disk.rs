@@ -125,6 +125,16 @@ pub(crate) fn write_all(file: &dyn LogFile, mut offset: u64, mut bytes: &[u8]) -
     Ok(())
 }
 
+/// The disk that a node works on: the operating system's files. A test may have asked for faults on top.
+#[must_use]
+pub fn system_disk() -> Arc<dyn Disk> {
+    #[cfg(debug_assertions)]
+    if ebb_faults::faults().is_some() {
+        return Arc::new(super::faulty_disk::FaultyDisk::new());
+    }
+    Arc::new(RealDisk)
+}
+
 /// The operating system's files.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct RealDisk;

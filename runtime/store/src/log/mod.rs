@@ -8,6 +8,8 @@
 pub(crate) mod commit_record;
 pub mod disk;
 mod event_log;
+#[cfg(debug_assertions)]
+mod faulty_disk;
 pub(crate) mod format;
 pub(crate) mod reader;
 pub(crate) mod recovery;
@@ -38,6 +40,7 @@ use ebb_domain::port::{Clock, Future};
 use ebb_domain::stream::StreamId;
 use ebb_domain::text::Text;
 use ebb_domain::time::Timestamp;
+use ebb_faults::{Point, crash_point};
 use format::{FLAG_CLOSING, Malformed, Reached};
 use parking_lot::Mutex;
 use reader::{Commits, Lookup, Places};
@@ -133,7 +136,9 @@ impl DiskLog {
         let segments = Arc::new(SegmentSet::new(Arc::clone(&disk), recovered.segments.clone()));
         let Recovered { reached, log, .. } = recovered;
         let mut writer = SegmentWriter::new(disk, folder.to_owned(), Arc::clone(&segments), recovered);
+        crash_point(Point::OpenBeforeEpoch);
         announce_epoch(&mut writer, folder)?;
+        crash_point(Point::OpenAfterEpoch);
 
         let index =
             Index::open(db, index_tree(name), log).map_err(|error| StorageError(error.to_string()))?;
@@ -166,6 +171,7 @@ impl DiskLog {
         };
         let log = Self { core, syncer, indexer, released: None };
         log.core.wake_indexer(&log.indexer);
+        crash_point(Point::OpenDone);
         Ok(log)
     }
 
@@ -397,12 +403,16 @@ impl Core {
             entry.location.segment = start.segment;
             entry.location.offset += start.offset;
         }
+        crash_point(Point::GroupAfterSync);
         // In this order: whoever hears of the mark finds the commits in the index, and whoever finds nothing staged any
         // more, and so takes a commit for durable, finds it below the mark.
         self.index.merge(entries);
+        crash_point(Point::GroupAfterIndex);
         self.durable.send_replace(Durable { commit: to.commit, position: to.position });
+        crash_point(Point::GroupAfterMark);
         self.sequencer.lock().settled(run);
         settler.durable();
+        crash_point(Point::GroupAfterSettle);
         self.wake_indexer(indexer);
         Next::Now
     }
@@ -484,7 +494,9 @@ impl Core {
         if self.sequencer.lock().poisoned() || self.closed.swap(true, Ordering::AcqRel) {
             return;
         }
+        crash_point(Point::CloseBeforeNote);
         let written = self.writer.lock().write_mark(FLAG_CLOSING);
+        crash_point(Point::CloseAfterNote);
         if let Err(failure) = written {
             tracing::warn!(log = self.name, ?failure, "the log was closed without a note of it");
         }

@@ -13,6 +13,7 @@ use super::scan::{BLOCK, Scan, Step};
 use super::segment::{self, Extent, REPAIR_HINT, Segment, Sparse};
 use ebb_domain::event::Position;
 use ebb_domain::port::storage::StorageError;
+use ebb_faults::{Point, crash_point};
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
@@ -368,5 +369,6 @@ fn make_durable(file: &dyn LogFile, walk: &Walk, len: u64) -> io::Result<()> {
     let mut bytes = Vec::new();
     file.read_at(walk.last_group, (end.min(len) - walk.last_group) as usize, &mut bytes)?;
     super::disk::write_all(file, walk.last_group, &bytes)?;
+    crash_point(Point::OpenAfterRewrite);
     file.sync_all()
 }

@@ -7,6 +7,7 @@ use super::format::{
 };
 use super::recovery::{Recovered, Tail};
 use super::segment::{self, Location, Segment, SegmentSet, Sparse};
+use ebb_faults::{Point, crash_point};
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -80,7 +81,9 @@ impl SegmentWriter {
         let tail = self.tail.insert(tail);
         let start = tail.segment.end();
         format::seal(run, tail.segment.header.seed(), start);
+        crash_point(Point::GroupBeforeWrite);
         disk::write_all(&*tail.file, start, run).map_err(WriteFailure::NotWritten)?;
+        crash_point(Point::GroupAfterWrite);
         tail.file.sync_data().map_err(WriteFailure::Unknown)?;
         tail.segment.grow(
             start + run.len() as u64,
@@ -97,12 +100,14 @@ impl SegmentWriter {
 
     /// Seals the segment that has no room, and starts one that has. A group never lies in two segments.
     fn roll(&mut self, full: Option<Tail>, group: usize) -> Result<Tail, WriteFailure> {
+        crash_point(Point::RollBeforeSeal);
         if let Some(full) = full
             && let Err((failure, full)) = self.seal(full)
         {
             self.tail = Some(full);
             return Err(failure);
         }
+        crash_point(Point::RollAfterSeal);
         // From here on there is no segment to write to until a new one is made; the next group tries again.
         let sequence = self.set.all().len() as u32 + 1;
         let header = SegmentHeader { id: Uuid::new_v4(), log: self.log, sequence, base: self.reached };
@@ -117,8 +122,10 @@ impl SegmentWriter {
             let file = self.disk.create(&unfinished).map_err(WriteFailure::NotWritten)?;
             file.allocate(capacity).map_err(WriteFailure::NotWritten)?;
             disk::write_all(&*file, 0, &header.encode()).map_err(WriteFailure::NotWritten)?;
+            crash_point(Point::RollAfterCreate);
             file.sync_all().map_err(WriteFailure::Poisoned)?;
             self.disk.rename(&unfinished, &path).map_err(WriteFailure::NotWritten)?;
+            crash_point(Point::RollAfterRename);
             self.disk.sync_folder(&self.folder).map_err(WriteFailure::Poisoned)?;
             Ok(file)
         })();
@@ -128,6 +135,7 @@ impl SegmentWriter {
         })?;
         let segment = Arc::new(Segment::new(header, path, HEADER as u64, Some(Sparse::default())));
         self.set.push(Arc::clone(&segment));
+        crash_point(Point::RollDone);
         Ok(Tail { segment, file, capacity })
     }
 
@@ -141,6 +149,7 @@ impl SegmentWriter {
         if let Err(error) = written {
             return Err((WriteFailure::NotWritten(error), full));
         }
+        crash_point(Point::RollAfterFooter);
         full.file.sync_all().map_err(|error| (WriteFailure::Poisoned(error), full))
     }
 }

@@ -7,6 +7,7 @@ use ebb_domain::model::{ModelSchema, Page, Query, Row, Value};
 use ebb_domain::name::ModelName;
 use ebb_domain::port::models::{ModelError, Parked, ProjectionStore, RowBatch, RowChange, Tried};
 use ebb_domain::text::Text;
+use ebb_faults::{Point, crash_point};
 use parking_lot::Mutex;
 use rusqlite::{CachedStatement, Connection, ErrorCode, OpenFlags, OptionalExtension, params_from_iter};
 use std::collections::HashMap;
@@ -336,7 +337,9 @@ impl ProjectionStore for SqliteProjection {
                 .and_then(|_| parks::forget_tried(&transaction, mark))
                 .map_err(|error| self.failed(&error))?;
         }
+        crash_point(Point::RowsBeforeCommit);
         transaction.commit().map_err(|error| self.failed(&error))?;
+        crash_point(Point::RowsAfterCommit);
         if let Some(mark) = batch.mark {
             self.mark.store(mark.0, Ordering::Release);
         }

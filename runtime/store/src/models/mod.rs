@@ -12,6 +12,7 @@ mod tests;
 use ebb_domain::model::ModelSchema;
 use ebb_domain::name::{AppName, ProjectionName};
 use ebb_domain::port::models::{ExistingStore, ModelError, ModelStores, ProjectionStore, ProjectionVersion};
+use ebb_faults::{Point, crash_point};
 use file::{SqliteProjection, read_models, store_error};
 use parking_lot::Mutex;
 use std::collections::HashMap;
@@ -164,6 +165,7 @@ impl ModelStores for SqliteModels {
             let name = name.to_string_lossy();
             // Files that SQLite keeps beside a database begin with its name.
             if name != SERVING && !kept.iter().any(|version| name.starts_with(version.as_str())) {
+                crash_point(Point::VersionBeforeRemoval);
                 fs::remove_file(entry.path()).map_err(store_error)?;
             }
         }
@@ -204,6 +206,8 @@ fn replace_durably(folder: &Path, name: &str, contents: &[u8]) -> std::io::Resul
     let mut file = fs::File::create(&temporary)?;
     file.write_all(contents)?;
     file.sync_all()?;
+    crash_point(Point::ServingBeforeRename);
     fs::rename(&temporary, folder.join(name))?;
+    crash_point(Point::ServingAfterRename);
     fs::File::open(folder)?.sync_all()
 }
