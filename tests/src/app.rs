@@ -48,6 +48,17 @@ impl App {
         self
     }
 
+    /// With every module changed.
+    #[must_use]
+    pub fn each_module(mut self, change: impl Fn(&[u8]) -> Vec<u8>) -> Self {
+        for (path, contents) in &mut self.files {
+            if path.ends_with(".wasm") {
+                *contents = change(contents).into();
+            }
+        }
+        self
+    }
+
     /// With text of the manifest replaced.
     ///
     /// # Panics

@@ -133,7 +133,15 @@ impl Request {
     /// # Panics
     /// There was no answer.
     pub async fn open(self) -> reqwest::Response {
-        self.0.send().await.expect("an answer")
+        self.try_open().await.expect("an answer")
+    }
+
+    /// Sends it, and gives the answer as it comes; the error is that there was none.
+    ///
+    /// # Errors
+    /// There was no answer.
+    pub async fn try_open(self) -> Result<reqwest::Response, reqwest::Error> {
+        self.0.send().await
     }
 }
 

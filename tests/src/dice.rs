@@ -22,7 +22,33 @@ impl Dice {
             Err(_) => SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |since| since.as_nanos() as u64),
         };
         eprintln!("EBB_TEST_SEED={seed} repeats this run");
+        Self::new(seed)
+    }
+
+    /// Seeded by another one.
+    #[must_use]
+    pub fn new(seed: u64) -> Self {
         Self { state: seed }
+    }
+
+    /// Whether something that happens once in so many times happens now.
+    pub fn once_in(&mut self, times: u64) -> bool {
+        self.roll(0..times) == 0
+    }
+
+    /// One of them.
+    ///
+    /// # Panics
+    /// There is none.
+    pub fn pick<T: Copy>(&mut self, from: &[T]) -> T {
+        from[self.roll(0..from.len() as u64) as usize]
+    }
+
+    /// Shuffles (Fisher-Yates).
+    pub fn shuffle<T>(&mut self, what: &mut [T]) {
+        for last in (1..what.len()).rev() {
+            what.swap(last, self.roll(0..last as u64 + 1) as usize);
+        }
     }
 
     /// The next number, anywhere in the range (SplitMix64; the bias of the remainder does not matter here).

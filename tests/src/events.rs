@@ -34,13 +34,24 @@ impl LiveEvents {
     /// # Panics
     /// The answer is not a stream of events.
     pub async fn open(request: Request) -> Self {
-        let response = request.header("accept", "text/event-stream").open().await;
+        Self::try_open(request).await.expect("an answer")
+    }
+
+    /// Opens the stream; the error is that there was no answer.
+    ///
+    /// # Errors
+    /// There was no answer.
+    ///
+    /// # Panics
+    /// The answer is not a stream of events.
+    pub async fn try_open(request: Request) -> Result<Self, reqwest::Error> {
+        let response = request.header("accept", "text/event-stream").try_open().await?;
         let content_type = response.headers().get("content-type").cloned();
         assert!(
             response.status() == 200 && content_type.is_some_and(|value| value == "text/event-stream"),
             "{response:?}"
         );
-        Self { chunks: Box::pin(response.bytes_stream()), buffer: String::new() }
+        Ok(Self { chunks: Box::pin(response.bytes_stream()), buffer: String::new() })
     }
 
     /// The next message; none if the stream has ended.

@@ -6,6 +6,7 @@ use crate::client::{Client, Reply};
 use http::Method;
 use std::ffi::OsStr;
 use std::fs::{File, OpenOptions};
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::atomic::{AtomicU16, Ordering};
@@ -26,6 +27,7 @@ pub struct NodeBuilder {
     files: Vec<(String, String)>,
     environment: Vec<(String, String)>,
     ports: Option<(u16, u16)>,
+    faults: bool,
 }
 
 impl NodeBuilder {
@@ -54,6 +56,13 @@ impl NodeBuilder {
     #[must_use]
     pub fn lasting_addresses(mut self) -> Self {
         self.ports = Some((lasting_port(), lasting_port()));
+        self
+    }
+
+    /// With faults that [`Node::fault`] asks for while it runs.
+    #[must_use]
+    pub fn faults(mut self) -> Self {
+        self.faults = true;
         self
     }
 
@@ -119,6 +128,20 @@ impl Node {
     /// # Panics
     /// It is running, or does not become ready.
     pub async fn start(&mut self) -> Duration {
+        self.try_start()
+            .await
+            .unwrap_or_else(|said| panic!("the node did not become ready: it said `{said}`"))
+    }
+
+    /// Starts it again on the folder that it had, and gives back how long that took; or what it said instead of being
+    /// ready.
+    ///
+    /// # Errors
+    /// It did not become ready.
+    ///
+    /// # Panics
+    /// It is running, or can't be run.
+    pub async fn try_start(&mut self) -> Result<Duration, String> {
         assert!(self.process.is_none(), "the node is running");
         let started = Instant::now();
         self.life += 1;
@@ -130,6 +153,7 @@ impl Node {
             .env("EBB_HTTP", format!("127.0.0.1:{http}"))
             .env("EBB_CONTROL", format!("127.0.0.1:{control}"))
             .envs(self.settings.environment.iter().map(|(name, value)| (name, value)))
+            .envs(self.settings.faults.then(|| ("EBB_FAULTS", self.faults_path())))
             .stdout(Stdio::piped())
             .stderr(log);
         let mut child = serve.spawn().expect("ebb can be run");
@@ -138,13 +162,42 @@ impl Node {
         let read = tokio::time::timeout(START, stdout.read_line(&mut line)).await;
         let is_ready = matches!(read, Ok(Ok(1..))) && line.starts_with("ebb ready ");
         self.process = Some(Process { child, _stdout: stdout });
-        assert!(is_ready, "the node did not become ready: it said `{line}`");
+        if !is_ready {
+            return Err(line);
+        }
         let address = |name: &str| {
             let value = line.split_whitespace().find_map(|word| word.strip_prefix(name)?.strip_prefix('='));
             Client::new(value.unwrap_or_else(|| panic!("no {name}= in `{line}`")))
         };
         (self.data, self.control) = (address("http"), address("control"));
-        started.elapsed()
+        Ok(started.elapsed())
+    }
+
+    /// Asks for faults, in the words of `ebb-faults`; none for an empty text.
+    ///
+    /// # Panics
+    /// The file can't be written.
+    pub fn fault(&self, text: &str) {
+        // In one step: the node may read it at any moment.
+        let path = self.faults_path();
+        std::fs::write(path.with_extension("new"), text).expect("a file");
+        std::fs::rename(path.with_extension("new"), path).expect("a file");
+    }
+
+    fn faults_path(&self) -> PathBuf {
+        self.home.path().join("faults")
+    }
+
+    /// Waits until it has ended by itself, and tells the signal that ended it; none if that takes too long.
+    ///
+    /// # Panics
+    /// It was ended already, or by no signal.
+    pub async fn died(&mut self, patience: Duration) -> Option<i32> {
+        let process = self.process.as_mut().expect("the node was started");
+        let ended = tokio::time::timeout(patience, process.child.wait()).await.ok()?;
+        self.process = None;
+        let status = ended.expect("a child can be waited for");
+        Some(status.signal().unwrap_or_else(|| panic!("the node ended by itself: {status}")))
     }
 
     /// Ends it as a power cut would: SIGKILL.
@@ -161,13 +214,21 @@ impl Node {
     /// # Panics
     /// It is not running, or does not end.
     pub async fn stop(&mut self) -> Option<i32> {
+        self.ask_to_stop();
         let mut process = self.process.take().expect("the node is running");
-        let id = process.child.id().expect("the node has not ended by itself");
-        let sent = std::process::Command::new("kill").args(["-TERM", &id.to_string()]).status();
-        assert!(sent.is_ok_and(|status| status.success()), "SIGTERM could not be sent");
         let ended =
             tokio::time::timeout(START, process.child.wait()).await.expect("the node ends when asked to");
         ended.expect("a child can be waited for").code()
+    }
+
+    /// Sends SIGTERM.
+    ///
+    /// # Panics
+    /// It is not running.
+    pub fn ask_to_stop(&self) {
+        let sent =
+            std::process::Command::new("kill").args(["-TERM", &self.process_id().to_string()]).status();
+        assert!(sent.is_ok_and(|status| status.success()), "SIGTERM could not be sent");
     }
 
     /// The process's id.

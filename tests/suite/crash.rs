@@ -1,5 +1,10 @@
 //! Power cuts: SIGKILL at moments that nobody chose.
 
+mod damage;
+mod invariants;
+mod points;
+mod workload;
+
 use crate::flights::{WEEK, actual, expected, week};
 use ebb_tests::{Client, Dice, Node, NodeBuilder, command, eventually, flights};
 use serde_json::json;

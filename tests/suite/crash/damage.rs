@@ -1,0 +1,102 @@
+//! What a power cut may leave of files that are not the log: an older index, read models without their last commits.
+
+use ebb_tests::Dice;
+use std::fs::{self, OpenOptions};
+use std::os::unix::fs::FileExt as _;
+use std::path::{Path, PathBuf};
+
+/// What was done to a node's folder while it was down.
+pub(super) fn after_power_loss(data: &Path, older_index: &Path, dice: &mut Dice) -> Vec<String> {
+    let mut done = Vec::new();
+    match dice.roll(0..5) {
+        0 if older_index.is_dir() => {
+            remove(&data.join("index"));
+            copy(older_index, &data.join("index"));
+            done.push("an older index".to_owned());
+        }
+        1 => {
+            remove(&data.join("index"));
+            done.push("no index".to_owned());
+        }
+        2 => {
+            if let Some(bytes) = zero_tail(&data.join("index/db"), dice) {
+                done.push(format!("the index without its last {bytes} bytes"));
+            }
+        }
+        _ => {}
+    }
+    for wal in walk(data).into_iter().filter(|path| path.to_string_lossy().ends_with(".sqlite-wal")) {
+        if dice.once_in(2)
+            && let Some(cut) = cut_wal(&wal, dice)
+        {
+            done.push(format!("read models cut by {cut} bytes"));
+        }
+    }
+    done
+}
+
+/// The last bytes of sled's file read as zeros: space that was given to the file, and not written before the power went.
+fn zero_tail(path: &Path, dice: &mut Dice) -> Option<u64> {
+    let file = OpenOptions::new().write(true).open(path).ok()?;
+    let len = file.metadata().expect("a file").len();
+    let bytes = dice.roll(1..len.min(64 << 10) + 1);
+    file.write_all_at(&vec![0; bytes as usize], len - bytes).expect("a file");
+    Some(bytes)
+}
+
+/// Takes away what SQLite had not synced: in WAL mode with `synchronous=NORMAL` that is everything behind the frames that
+/// a checkpoint began to move into the database, for it syncs the WAL first.
+fn cut_wal(wal: &Path, dice: &mut Dice) -> Option<u64> {
+    /// Of the WAL's header and of a frame's.
+    const HEADER: u64 = 32;
+    const FRAME: u64 = 24;
+    /// Where the shared memory says how many frames a checkpoint has tried to move.
+    const BACKFILL_ATTEMPTED: usize = 128;
+    let file = OpenOptions::new().read(true).write(true).open(wal).ok()?;
+    let len = file.metadata().expect("a file").len();
+    if len <= HEADER {
+        return None;
+    }
+    let mut header = [0; HEADER as usize];
+    file.read_exact_at(&mut header, 0).expect("a file");
+    let page = u64::from(u32::from_be_bytes(header[8..12].try_into().expect("four bytes")));
+    let shared = fs::read(PathBuf::from(wal.to_string_lossy().replace(".sqlite-wal", ".sqlite-shm"))).ok()?;
+    let attempted = shared.get(BACKFILL_ATTEMPTED..BACKFILL_ATTEMPTED + 4)?;
+    let attempted = u64::from(u32::from_ne_bytes(attempted.try_into().expect("four bytes")));
+    let synced = HEADER + attempted * (FRAME + page);
+    if synced >= len {
+        return None;
+    }
+    let keep = dice.roll(synced..len);
+    file.set_len(keep).expect("a file");
+    Some(len - keep)
+}
+
+/// Copies a folder with everything in it.
+pub(super) fn copy(from: &Path, to: &Path) {
+    for path in walk(from) {
+        let copy = to.join(path.strip_prefix(from).expect("a path inside"));
+        fs::create_dir_all(copy.parent().expect("a file is in a folder")).expect("a folder");
+        fs::copy(path, copy).expect("a file");
+    }
+}
+
+/// Removes a folder, if it is there.
+pub(super) fn remove(folder: &Path) {
+    if folder.exists() {
+        fs::remove_dir_all(folder).expect("a folder");
+    }
+}
+
+/// All files in a folder; none if there is no such folder.
+fn walk(folder: &Path) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    let mut folders = vec![folder.to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).into_iter().flatten() {
+            let path = entry.expect("an entry").path();
+            if path.is_dir() { folders.push(path) } else { files.push(path) }
+        }
+    }
+    files
+}
