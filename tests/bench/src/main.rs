@@ -1,6 +1,6 @@
 //! Measures Ebbtide beside native baselines, in one run. `scripts/bench` builds and runs it.
 //!
-//!     ebb-bench log | commands EBB | all EBB
+//!     ebb-bench log | appends | open [EVENTS] | commands EBB | all EBB
 //!
 //! Rates are medians of three runs; percentiles and CPU are of the last, and the rows `alone` and `open` of one. What is compared does the same work as durably: a group is one fsync, and
 //! nobody is answered before it.
@@ -19,15 +19,24 @@ pub const RUNS: usize = 3;
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
-    println!("disk: fdatasync of 4 KiB, p50 {:.0} us", log::fdatasync_p50().as_secs_f64() * 1e6);
+    if arguments.first().is_none_or(|first| first != "write") {
+        println!("disk: fdatasync of 4 KiB, p50 {:.0} us", log::fdatasync_p50().as_secs_f64() * 1e6);
+    }
     match arguments.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
         ["log"] => log::all(&runtime),
+        ["appends"] => log::appends(&runtime),
+        ["open"] => log::open_again(&runtime, 10_000_000),
+        ["open", events] => log::open_again(&runtime, events.parse().expect("a number")),
+        ["write", folder, events] => {
+            log::write(&runtime, folder.as_ref(), events.parse().expect("a number"));
+        }
         ["commands", ebb] => runtime.block_on(commands::all(ebb)),
         ["all", ebb] => {
             log::all(&runtime);
+            log::open_again(&runtime, 1_000_000);
             runtime.block_on(commands::all(ebb));
         }
-        _ => eprintln!("usage: ebb-bench log | commands EBB | all EBB"),
+        _ => eprintln!("usage: ebb-bench log | appends | open [EVENTS] | commands EBB | all EBB"),
     }
 }
 

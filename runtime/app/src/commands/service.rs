@@ -292,10 +292,13 @@ impl Inner {
         if let Err(error) = self.settle(command.id, earlier.settlement).await? {
             return Ok(Err(error));
         }
-        let commit = match self.log.commit(earlier.commit).await {
-            Ok(Some(commit)) => commit,
-            Ok(None) => return Err(Rewound),
-            Err(error) => return Ok(Err(internal(&error).into())),
+        let commit = match earlier.decided {
+            Some(commit) => commit,
+            None => match self.log.commit(earlier.commit).await {
+                Ok(Some(commit)) => Arc::new(commit),
+                Ok(None) => return Err(Rewound),
+                Err(error) => return Ok(Err(internal(&error).into())),
+            },
         };
         Ok(CommandReply::from_commit(&commit, true).map_err(|refusal| CommandError {
             command_id: Some(commit.header.command_id),

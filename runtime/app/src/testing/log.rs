@@ -294,6 +294,7 @@ impl State {
             commit: header.number,
             request: header.idempotency.as_ref().map(|key| key.request).unwrap_or_default(),
             settlement: self.settlement(header.number),
+            decided: None,
         }
     }
 

@@ -8,6 +8,7 @@ use crate::stream::StreamId;
 use crate::text::Text;
 use crate::time::Timestamp;
 use std::collections::HashSet;
+use std::sync::Arc;
 use thiserror::Error;
 use tokio::sync::watch;
 
@@ -163,6 +164,8 @@ pub struct KeyMatch {
     pub request: Digest,
     /// Wait for this before reading the commit.
     pub settlement: Settlement,
+    /// The commit itself, where finding it meant reading it.
+    pub decided: Option<Arc<Commit>>,
 }
 
 /// A stream's end, staged commits included.

@@ -1,13 +1,16 @@
 //! Indexes over a log: streams, idempotency keys, Kafka origins. All of it can be rebuilt by a scan of the log, and is,
 //! whenever it is missing, damaged, or does not belong to the log.
 //!
-//! Commits that are durable and not in sled yet are kept in memory ([`Pending`]) and go to sled in batches, so that an
-//! append pays for no insert. One tree holds everything, and each batch carries the mark (the commit that the tree is
-//! complete up to): a tree is complete up to its mark whatever a crash took, because a batch is atomic.
+//! Commits that are durable and not in sled yet are kept in memory ([`pending`]) and go to sled a generation at a time, so that
+//! an append pays for no insert. One tree holds everything. Its mark says what commit the tree is complete up to, and what
+//! commit the generation goes up to of which it may hold a part: a generation goes in in batches, each of them atomic, the
+//! first of which announces it and the last of which completes it. After a crash in between the same entries are made again,
+//! under the same keys, because the next generation begins behind the mark as well.
 //!
 //! Keys of the tree, by first byte: `0` the mark; `1` Kafka origins; `2` idempotency keys by day; a letter: streams.
 
 pub(crate) mod block;
+mod pending;
 pub(crate) mod snapshots;
 
 use crate::log::segment::Location;
@@ -17,24 +20,21 @@ use ebb_domain::event::Revision;
 use ebb_domain::text::Text;
 use ebb_domain::time::Timestamp;
 use ebb_faults::{Point, crash_point};
-use lru::LruCache;
 use parking_lot::{Mutex, RwLock};
+use pending::{Generation, Pending};
 use sha2::{Digest as _, Sha256};
 use sled::Batch;
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use uuid::Uuid;
 
 /// How long an idempotency key is remembered.
 pub(crate) const KEY_LIFE: Duration = Duration::from_secs(24 * 60 * 60);
-/// Streams whose end is kept in memory after it went to sled.
-const RECENT_STREAMS: usize = 8192;
 /// Entries in one batch, about. sled holds a lock of the whole process while it applies one, so batches are short.
 const BATCH: usize = 256;
-/// Commits in one batch. A stream's commits in a batch are one entry, so busy streams cost sled next to nothing. A rebuild
-/// takes as many whatever their entries, because look-ups wait for it anyway.
-const BATCH_COMMITS: usize = 2048;
+/// Commits that a rebuild puts into one generation.
+const REBUILD: usize = 1 << 16;
 /// Expired keys that one batch removes.
 const SWEEP: usize = 2 * BATCH;
 
@@ -121,16 +121,35 @@ pub(crate) struct Mark {
     pub(crate) commit: u64,
     /// Where that commit lies: another log, or one that was set back and written again, has something else there.
     pub(crate) location: Location,
+    /// The last commit that the tree may hold something of, and where it lies.
+    pub(crate) ahead: (u64, Location),
 }
 
-/// Durable commits that are not in sled yet, and the ends of streams that were written lately.
-struct Pending {
-    queue: VecDeque<Entry>,
-    streams: HashMap<Text, Vec<Span>>,
-    keys: HashMap<Hash, (u64, KeyPlace)>,
-    origins: HashMap<(Hash, u64), (u64, Location)>,
-    recent: LruCache<Text, Revision>,
-    last_merge: Instant,
+/// A commit that memory does not know a stream's end of, or a key, so that it must be looked up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct NotInMemory {
+    /// What was looked up before holds if it was looked up under the same number.
+    pub(crate) settlings: u64,
+}
+
+/// A generation on its way to sled.
+struct Flush {
+    generation: Arc<Generation>,
+    entries: Vec<(Vec<u8>, Vec<u8>)>,
+    /// Entries that are in sled.
+    done: usize,
+    /// So is the mark that says so. A generation may have no entries at all.
+    completed: bool,
+}
+
+/// What waits for sled.
+pub(crate) struct Backlog {
+    /// Commits that are not on their way yet.
+    pub(crate) commits: usize,
+    /// Others are.
+    pub(crate) under_way: bool,
+    /// How long ago the last commit came.
+    pub(crate) since: Duration,
 }
 
 /// The index of one log.
@@ -148,30 +167,22 @@ pub(crate) struct Index {
     /// Days below this have no keys left.
     swept: AtomicU32,
     /// Held while a batch goes to sled.
-    flushing: Mutex<()>,
+    flush: Mutex<Option<Flush>>,
 }
 
 impl Index {
     pub(crate) fn open(db: &sled::Db, name: String, log: Uuid) -> Result<Self, IndexError> {
         let tree = db.open_tree(&name)?;
-        let pending = Pending {
-            queue: VecDeque::new(),
-            streams: HashMap::new(),
-            keys: HashMap::new(),
-            origins: HashMap::new(),
-            recent: LruCache::unbounded(),
-            last_merge: Instant::now(),
-        };
         let index = Self {
             db: db.clone(),
             name,
             log,
             tree: RwLock::new(tree),
-            pending: Mutex::new(pending),
+            pending: Mutex::new(Pending::new()),
             indexed: AtomicU64::new(0),
             broken: AtomicBool::new(false),
             swept: AtomicU32::new(0),
-            flushing: Mutex::new(()),
+            flush: Mutex::new(None),
         };
         let commit = index.mark()?.map_or(0, |mark| mark.commit);
         index.indexed.store(commit, Ordering::Release);
@@ -180,12 +191,19 @@ impl Index {
 
     /// The tree's mark; none in an empty tree, or if it is not readable.
     pub(crate) fn mark(&self) -> Result<Option<Mark>, IndexError> {
-        let Some(value) = self.tree()?.get(MARK)? else { return Ok(None) };
+        Self::mark_of(&*self.tree()?)
+    }
+
+    fn mark_of(tree: &sled::Tree) -> Result<Option<Mark>, IndexError> {
+        let Some(value) = tree.get(MARK)? else { return Ok(None) };
         let bytes = |from: usize| value.get(from..from + 8).and_then(|bytes| bytes.try_into().ok());
         let log = value.get(..16).and_then(|bytes| Uuid::from_slice(bytes).ok());
         let (Some(log), Some(commit), Some(location)) = (log, bytes(16), bytes(24)) else { return Ok(None) };
-        let location = Location::unpack(u64::from_be_bytes(location));
-        Ok(Some(Mark { log, commit: u64::from_be_bytes(commit), location }))
+        let (Some(last), Some(end)) = (bytes(32), bytes(40)) else { return Ok(None) };
+        let place =
+            |commit, location| (u64::from_be_bytes(commit), Location::unpack(u64::from_be_bytes(location)));
+        let (commit, location) = place(commit, location);
+        Ok(Some(Mark { log, commit, location, ahead: place(last, end) }))
     }
 
     /// The commit that the tree is complete up to.
@@ -201,26 +219,36 @@ impl Index {
         &self,
         fill: impl FnOnce(u64, &mut dyn FnMut(Entry) -> Result<(), IndexError>) -> Result<(), E>,
     ) -> Result<(), E> {
-        let _flushing = self.flushing.lock();
+        let mut flush = self.flush.lock();
+        if let Some(flush) = &mut *flush {
+            // What is in the tree of it goes with the tree.
+            (flush.done, flush.completed) = (0, false);
+        }
         let indexed = self.indexed();
         let mut tree = self.tree.write();
         self.broken.store(true, Ordering::Release);
-        self.pending.lock().recent.clear();
+        drop(self.pending.lock().forget());
         self.db.drop_tree(&self.name).map_err(IndexError::from)?;
         *tree = self.db.open_tree(&self.name).map_err(IndexError::from)?;
         self.swept.store(0, Ordering::Relaxed);
         self.indexed.store(0, Ordering::Release);
-        let mut batch = Vec::with_capacity(BATCH_COMMITS);
+        let mut generation = Generation::default();
+        let apply_all = |generation: Generation| {
+            let mut flush = Flush::of(Arc::new(generation));
+            while !flush.is_done() {
+                self.apply_batch(&tree, &mut flush)?;
+            }
+            Ok::<_, IndexError>(())
+        };
         fill(indexed, &mut |entry| {
-            batch.push(entry);
-            if batch.len() == BATCH_COMMITS {
-                self.apply(&tree, &batch)?;
-                batch.clear();
+            generation.add(entry);
+            if generation.commits == REBUILD {
+                apply_all(std::mem::take(&mut generation))?;
             }
             Ok(())
         })?;
         crash_point(Point::IndexRebuild);
-        self.apply(&tree, &batch)?;
+        apply_all(generation)?;
         self.broken.store(false, Ordering::Release);
         Ok(())
     }
@@ -238,109 +266,49 @@ impl Index {
 
     /// Takes in commits that have become durable, in order.
     pub(crate) fn merge(&self, entries: Vec<Entry>) {
-        let mut pending = self.pending.lock();
-        let pending = &mut *pending;
-        pending.last_merge = Instant::now();
-        for entry in &entries {
-            if entry.count > 0 {
-                let span = Span {
-                    revision: entry.revision,
-                    count: entry.count,
-                    commit: entry.commit,
-                    location: entry.location,
-                };
-                pending.streams.entry(entry.stream.clone()).or_default().push(span);
-                pending.recent.put(entry.stream.clone(), span.last_revision());
-                if pending.recent.len() > RECENT_STREAMS {
-                    pending.recent.pop_lru();
-                }
-            }
-            if let Some(key) = entry.key {
-                let place = KeyPlace { location: entry.location, recorded_at: entry.recorded_at };
-                pending.keys.insert(key, (entry.commit, place));
-            }
-            if let Some(origin) = entry.origin {
-                pending.origins.insert(origin, (entry.commit, entry.location));
-            }
-        }
-        pending.queue.extend(entries);
+        self.pending.lock().merge(entries);
     }
 
-    /// Commits that wait for sled, and for how long the last of them has.
-    pub(crate) fn backlog(&self) -> (usize, Duration) {
+    /// What waits for sled.
+    pub(crate) fn backlog(&self) -> Backlog {
         let pending = self.pending.lock();
-        (pending.queue.len(), pending.last_merge.elapsed())
+        let (commits, under_way) = pending.backlog();
+        Backlog { commits, under_way, since: pending.last_merge.elapsed() }
     }
 
-    /// Forgets the ends of streams that sled knows.
+    /// Forgets what sled knows.
     pub(crate) fn forget_recent(&self) {
-        let mut pending = self.pending.lock();
-        pending.recent.clear();
-        pending.queue.shrink_to_fit();
-        pending.streams.shrink_to_fit();
-        pending.keys.shrink_to_fit();
-        pending.origins.shrink_to_fit();
+        let forgotten = self.pending.lock().forget();
+        drop(forgotten);
     }
 
     /// Moves one batch to sled; false if there was nothing to move.
     pub(crate) fn flush_batch(&self) -> Result<bool, IndexError> {
-        let _flushing = self.flushing.lock();
-        let batch = next_batch(&self.pending.lock().queue);
-        let Some(last) = batch.last() else { return Ok(false) };
+        let mut under_way = self.flush.lock();
+        let flush = match &mut *under_way {
+            Some(flush) => flush,
+            None => {
+                let Some(generation) = self.pending.lock().close() else { return Ok(false) };
+                under_way.insert(Flush::of(generation))
+            }
+        };
         crash_point(Point::IndexBeforeBatch);
-        self.apply(&*self.tree()?, &batch)?;
+        self.apply_batch(&*self.tree()?, flush)?;
         crash_point(Point::IndexAfterBatch);
-
-        // Only now: who looks into `pending` first and into the tree next finds each commit in one of them at least.
-        let mut pending = self.pending.lock();
-        pending.queue.drain(..batch.len());
-        for entry in &batch {
-            if let Some(spans) = pending.streams.get_mut(entry.stream.as_bytes()) {
-                let known = spans.partition_point(|span| span.commit <= last.commit);
-                spans.drain(..known);
-                if spans.is_empty() {
-                    pending.streams.remove(entry.stream.as_bytes());
-                }
-            }
-            if let Some(key) = entry.key
-                && pending.keys.get(&key).is_some_and(|(commit, _)| *commit <= last.commit)
-            {
-                pending.keys.remove(&key);
-            }
-            if let Some(origin) = entry.origin {
-                pending.origins.remove(&origin);
-            }
+        if flush.is_done() {
+            // Only now: who looks into memory first and into the tree next finds each commit in one of them at least.
+            let old = self.pending.lock().settle();
+            drop((under_way.take(), old));
         }
         Ok(true)
     }
 
-    fn apply(&self, tree: &sled::Tree, entries: &[Entry]) -> Result<(), IndexError> {
-        let Some(last) = entries.last() else { return Ok(()) };
+    fn apply_batch(&self, tree: &sled::Tree, flush: &mut Flush) -> Result<(), IndexError> {
+        let Some(last) = flush.generation.last else { return Ok(()) };
+        let end = (flush.done + BATCH).min(flush.entries.len());
         let mut batch = Batch::default();
-        let mut streams: HashMap<&Text, (u64, Vec<u8>)> = HashMap::new();
-        for entry in entries {
-            if entry.count > 0 {
-                let (_, block) = streams.entry(&entry.stream).or_insert((entry.revision, Vec::new()));
-                let span = Span {
-                    revision: entry.revision,
-                    count: entry.count,
-                    commit: entry.commit,
-                    location: entry.location,
-                };
-                block::push(block, &span);
-            }
-            if let Some(key) = &entry.key {
-                let mut value = [0; 16];
-                value[..8].copy_from_slice(&entry.location.pack().to_be_bytes());
-                value[8..].copy_from_slice(&entry.recorded_at.0.to_be_bytes());
-                batch.insert(&key_key(day(entry.recorded_at), key)[..], &value);
-            }
-            if let Some((partition, offset)) = &entry.origin {
-                batch.insert(&origin_key(partition, *offset)[..], &entry.location.pack().to_be_bytes());
-            }
-        }
-        for (stream, (revision, block)) in streams {
-            batch.insert(stream_key(stream, revision), block);
+        for (key, value) in &flush.entries[flush.done..end] {
+            batch.insert(&key[..], &value[..]);
         }
         let today = day(last.recorded_at);
         if self.swept.load(Ordering::Relaxed) + 1 < today {
@@ -354,39 +322,58 @@ impl Index {
                 self.swept.store(today - 1, Ordering::Relaxed);
             }
         }
-        let mut mark = Vec::with_capacity(32);
-        mark.extend_from_slice(self.log.as_bytes());
-        mark.extend_from_slice(&last.commit.to_be_bytes());
-        mark.extend_from_slice(&last.location.pack().to_be_bytes());
-        batch.insert(MARK, mark);
+        let ahead = (last.commit, last.location);
+        let complete = end == flush.entries.len();
+        if complete {
+            batch.insert(MARK, self.encode_mark(ahead, ahead));
+        } else if flush.done == 0 {
+            // An empty tree is complete up to nothing, wherever that lies.
+            let before = Self::mark_of(tree)?.map_or((0, ahead.1), |mark| (mark.commit, mark.location));
+            batch.insert(MARK, self.encode_mark(before, ahead));
+        }
         tree.apply_batch(batch)?;
-        self.indexed.store(last.commit, Ordering::Release);
+        flush.done = end;
+        flush.completed = complete;
+        if complete {
+            self.indexed.store(last.commit, Ordering::Release);
+        }
         Ok(())
     }
 
-    /// Revision of a stream's last durable event. The caller holds the sequencer, and nothing of the stream is staged:
-    /// so what is found may be remembered.
-    pub(crate) fn head(&self, stream: &Text) -> Result<Option<Revision>, IndexError> {
-        {
-            let mut pending = self.pending.lock();
-            if let Some(revision) = pending.recent.get(stream.as_bytes()) {
-                return Ok(Some(*revision));
-            }
-            if let Some(span) = pending.streams.get(stream.as_bytes()).and_then(|spans| spans.last()) {
-                return Ok(Some(span.last_revision()));
-            }
+    fn encode_mark(&self, complete: (u64, Location), ahead: (u64, Location)) -> Vec<u8> {
+        let mut mark = Vec::with_capacity(48);
+        mark.extend_from_slice(self.log.as_bytes());
+        for (commit, location) in [complete, ahead] {
+            mark.extend_from_slice(&commit.to_be_bytes());
+            mark.extend_from_slice(&location.pack().to_be_bytes());
         }
+        mark
+    }
+
+    /// Revision of a stream's last durable event, if memory knows it. Of a stream of which nothing is staged, while nothing
+    /// can be: the caller holds the sequencer.
+    pub(crate) fn head_in_memory(&self, stream: &Text) -> Result<Option<Revision>, NotInMemory> {
+        let mut pending = self.pending.lock();
+        pending.head(stream).ok_or(NotInMemory { settlings: pending.settlings })
+    }
+
+    /// Looks a stream's end up in sled, and remembers it.
+    pub(crate) fn fetch_head(&self, stream: &Text) -> Result<(), IndexError> {
+        let settlings = {
+            let mut pending = self.pending.lock();
+            if pending.head(stream).is_some() {
+                return Ok(());
+            }
+            pending.settlings
+        };
         let (start, end) = (stream_key(stream, 0), stream_end(stream));
-        let Some(last) = self.tree()?.range(start..end).next_back() else { return Ok(None) };
-        let revision = unpack(&last?.1)?.last().map(Span::last_revision);
-        if let Some(revision) = revision {
-            let mut pending = self.pending.lock();
-            pending.recent.put(stream.detached(), revision);
-            if pending.recent.len() > RECENT_STREAMS {
-                pending.recent.pop_lru();
-            }
-        }
-        Ok(revision)
+        let last = self.tree()?.range(start..end).next_back().transpose()?;
+        let head = match last {
+            Some((_, block)) => unpack(&block)?.last().map(Span::last_revision),
+            None => None,
+        };
+        self.pending.lock().remember(stream, head, settlings);
+        Ok(())
     }
 
     /// Durable commits of a stream that hold revision `from` or later ones, in order; `most` at most. The flag says
@@ -399,12 +386,7 @@ impl Index {
         only_memory: bool,
     ) -> Result<Option<Vec<Span>>, IndexError> {
         // Memory first: a span that moves to sled meanwhile is then seen twice, never not at all.
-        let fresh: Vec<Span> = {
-            let pending = self.pending.lock();
-            let spans = pending.streams.get(stream.as_bytes()).map_or(&[][..], Vec::as_slice);
-            let start = spans.partition_point(|span| span.last_revision() < from);
-            spans[start..].iter().take(most).copied().collect()
-        };
+        let fresh = self.pending.lock().spans(stream, from, most);
         if fresh.first().is_some_and(|span| span.revision <= from.0) {
             return Ok(Some(fresh));
         }
@@ -431,11 +413,23 @@ impl Index {
         Ok(Some(spans))
     }
 
-    /// Where a key was last used, if a commit recorded at `now` would still be its repetition.
+    /// Where a key was last used, if memory knows it.
+    pub(crate) fn key_in_memory(&self, key: &Hash) -> Result<Location, NotInMemory> {
+        let pending = self.pending.lock();
+        let place = pending.key(key).ok_or(NotInMemory { settlings: pending.settlings })?;
+        Ok(place.location)
+    }
+
+    /// Where the commit of a Kafka record lies, if memory knows it.
+    pub(crate) fn origin_in_memory(&self, origin: &(Hash, u64)) -> Result<Location, NotInMemory> {
+        let pending = self.pending.lock();
+        pending.origin(origin).ok_or(NotInMemory { settlings: pending.settlings })
+    }
+
+    /// Where a key was last used within the last two days.
     pub(crate) fn find_key(&self, key: &Hash, now: Timestamp) -> Result<Option<KeyPlace>, IndexError> {
-        let alive = |place: &KeyPlace| now.since(place.recorded_at) < KEY_LIFE;
-        if let Some((_, place)) = self.pending.lock().keys.get(key) {
-            return Ok(Some(*place).filter(alive));
+        if let Some(place) = self.pending.lock().key(key) {
+            return Ok(Some(place));
         }
         let tree = self.tree()?;
         let today = day(now);
@@ -445,35 +439,36 @@ impl Index {
                 Some((u64::from_be_bytes(place.try_into().ok()?), u64::from_be_bytes(time.try_into().ok()?)))
             });
             let Some((location, time)) = parts else { return Err(malformed("an idempotency key")) };
-            let place = KeyPlace { location: Location::unpack(location), recorded_at: Timestamp(time) };
-            return Ok(Some(place).filter(alive));
+            return Ok(Some(KeyPlace { location: Location::unpack(location), recorded_at: Timestamp(time) }));
         }
         Ok(None)
     }
 
     /// Where the commit of a Kafka record lies.
     pub(crate) fn find_origin(&self, origin: &(Hash, u64)) -> Result<Option<Location>, IndexError> {
-        if let Some((_, location)) = self.pending.lock().origins.get(origin) {
-            return Ok(Some(*location));
+        if let Some(location) = self.pending.lock().origin(origin) {
+            return Ok(Some(location));
         }
         let Some(value) = self.tree()?.get(&origin_key(&origin.0, origin.1)[..])? else { return Ok(None) };
         let packed = value.as_ref().try_into().map_err(|_| malformed("a Kafka origin"))?;
         Ok(Some(Location::unpack(u64::from_be_bytes(packed))))
     }
+
+    /// How many generations went to sled; see [`NotInMemory`].
+    pub(crate) fn settlings(&self) -> u64 {
+        self.pending.lock().settlings
+    }
 }
 
-/// Commits from the queue's front that make about [`BATCH`] entries.
-fn next_batch(queue: &VecDeque<Entry>) -> Vec<Entry> {
-    let (mut streams, mut others, mut batch) = (HashSet::new(), 0, Vec::new());
-    for entry in queue.iter().take(BATCH_COMMITS) {
-        if streams.len() + others >= BATCH {
-            break;
-        }
-        streams.insert(&entry.stream);
-        others += usize::from(entry.key.is_some()) + usize::from(entry.origin.is_some());
-        batch.push(entry.clone());
+impl Flush {
+    fn of(generation: Arc<Generation>) -> Self {
+        let entries = generation.entries();
+        Self { generation, entries, done: 0, completed: false }
     }
-    batch
+
+    fn is_done(&self) -> bool {
+        self.completed || self.generation.last.is_none()
+    }
 }
 
 fn malformed(what: &str) -> IndexError {

@@ -2,66 +2,115 @@
 
 use super::*;
 
-impl Lookup for Core {
-    fn head(&self, stream: &Text) -> Result<Option<Revision>, ReadError> {
-        self.index.head(stream).map_err(|error| index_failed(&error))
+impl Memory for Core {
+    fn head(&self, stream: &Text) -> Result<Option<Revision>, NotInMemory> {
+        self.index.head_in_memory(stream)
     }
 
-    fn key(
-        &self,
-        hash: &Hash,
-        actor: &str,
-        key: &str,
-        now: Timestamp,
-    ) -> Result<Option<KeyMatch>, ReadError> {
-        let find = || self.index.find_key(hash, now).map_err(|error| index_failed(&error));
-        self.find_verified(
-            || Ok(find()?.map(|place| place.location)),
-            |header| {
-                let same = header
-                    .idempotency
-                    .as_ref()
-                    .filter(|found| *found.key == *key && *header.actor == *actor)?;
-                Some(same.request)
-            },
-        )
+    fn key(&self, hash: &Hash) -> Result<Location, NotInMemory> {
+        self.index.key_in_memory(hash)
     }
 
-    fn origin(&self, hash: &(Hash, u64), origin: &KafkaOrigin) -> Result<Option<KeyMatch>, ReadError> {
-        self.find_verified(
-            || self.index.find_origin(hash).map_err(|error| index_failed(&error)),
-            |header| {
-                let request = header.idempotency.as_ref().map(|key| key.request).unwrap_or_default();
-                (header.origin.as_ref() == Some(origin)).then_some(request)
-            },
-        )
+    fn origin(&self, hash: &(Hash, u64)) -> Result<Location, NotInMemory> {
+        self.index.origin_in_memory(hash)
     }
 }
 
 impl Core {
+    /// The end of a stream.
+    fn head(&self, stream: &StreamId) -> Result<Head, ReadError> {
+        loop {
+            if let Ok(head) = self.sequencer.lock().head(stream, self) {
+                return Ok(head);
+            }
+            self.index.fetch_head(stream.text()).map_err(|error| index_failed(&error))?;
+        }
+    }
+
+    /// The commit of a key.
+    fn find_key(&self, actor: &str, key: &str) -> Result<Option<KeyMatch>, ReadError> {
+        let hash = key_hash(actor, key);
+        let mut known = None;
+        loop {
+            {
+                let sequencer = self.sequencer.lock();
+                let now = self.clock.now().max(sequencer.last_time());
+                if let Ok(found) = sequencer.find_key(&hash, known.as_ref(), now, self) {
+                    return Ok(found);
+                }
+            }
+            known = Some(self.look_up_key(&hash, actor, key)?);
+        }
+    }
+
+    /// Stages a commit; what durable state must be asked for is looked up while the sequencer is free.
+    fn stage(
+        &self,
+        prepared: &mut Prepared,
+        ready: impl Fn(&Sequencer) -> bool,
+    ) -> Result<Option<Staged>, AppendError> {
+        let unavailable = |error: ReadError| AppendError::Unavailable(error.to_string());
+        loop {
+            {
+                let mut sequencer = self.sequencer.lock();
+                if !ready(&sequencer) {
+                    return Ok(None);
+                }
+                match sequencer.stage(prepared, self.clock.now(), self) {
+                    Ok(staged) => return Ok(Some(staged)),
+                    Err(NotStaged::Refused(error)) => return Err(error),
+                    Err(NotStaged::LookUp) => {}
+                }
+            }
+            self.look_up(prepared).map_err(unavailable)?;
+        }
+    }
+
+    fn look_up(&self, prepared: &mut Prepared) -> Result<(), ReadError> {
+        let commit = &prepared.commit;
+        if let (Some(hash), Some(key)) = (&prepared.key, &commit.idempotency) {
+            prepared.known_key = Some(self.look_up_key(hash, &commit.actor, &key.key)?);
+        }
+        if let (Some(hash), Some(origin)) = (&prepared.origin, &commit.origin) {
+            let find = || self.index.find_origin(hash).map_err(|error| index_failed(&error));
+            let same = |header: &CommitHeader| header.origin.as_ref() == Some(origin);
+            prepared.known_origin = Some(self.find_verified(find, same)?);
+        }
+        self.index.fetch_head(commit.stream.text()).map_err(|error| index_failed(&error))
+    }
+
+    fn look_up_key(&self, hash: &Hash, actor: &str, key: &str) -> Result<LookedUp, ReadError> {
+        let find = || {
+            let now = self.clock.now().max(self.sequencer.lock().last_time());
+            let place = self.index.find_key(hash, now).map_err(|error| index_failed(&error))?;
+            Ok(place.map(|place| place.location))
+        };
+        let same = |header: &CommitHeader| {
+            let found = header.idempotency.as_ref();
+            found.is_some_and(|found| *found.key == *key) && *header.actor == *actor
+        };
+        self.find_verified(find, same)
+    }
+
     /// Follows the index to a commit and checks that it is the right one; an index that errs is built again, once.
     fn find_verified(
         &self,
         find: impl Fn() -> Result<Option<Location>, ReadError>,
-        request: impl Fn(&CommitHeader) -> Option<ebb_domain::digest::Digest>,
-    ) -> Result<Option<KeyMatch>, ReadError> {
+        same: impl Fn(&CommitHeader) -> bool,
+    ) -> Result<LookedUp, ReadError> {
         for rebuilt in [false, true] {
-            let Some(location) = find()? else { return Ok(None) };
-            let header = self.header_at(location)?;
-            let found = header.as_ref().and_then(|header| Some((header.number, request(header)?)));
-            if let Some((commit, request)) = found {
-                return Ok(Some(KeyMatch { commit, request, settlement: Settlement::durable() }));
+            let settlings = self.index.settlings();
+            let Some(location) = find()? else { return Ok(LookedUp { settlings, found: None }) };
+            let record = Places::new(&self.segments).record(location)?;
+            let commit = record.and_then(|record| reader::commit(&record).ok());
+            if let Some(commit) = commit.filter(|commit| same(&commit.header)) {
+                return Ok(LookedUp { settlings, found: Some((location, Arc::new(commit))) });
             }
             if !rebuilt {
                 self.rebuild_index("it named a commit for a key that the commit does not have", &mut |_| ())?;
             }
         }
         Err(ReadError::Corrupt("the index names a commit for a key that the commit does not have".into()))
-    }
-
-    fn header_at(&self, location: Location) -> Result<Option<CommitHeader>, ReadError> {
-        let record = Places::new(&self.segments).record(location)?;
-        Ok(record.and_then(|record| commit_record::decode_header(&record).ok()))
     }
 
     fn events(
@@ -282,19 +331,16 @@ impl EventLog for DiskLog {
         if let Err(text) = commit_record::check_size(&commit) {
             return Box::pin(std::future::ready(Err(AppendError::TooLarge(text))));
         }
-        let prepared = Prepared::new(commit);
-        {
-            // Staged here and now rather than when the future is polled: that is what keeps the order of calls.
-            let mut sequencer = self.core.sequencer.lock();
-            if sequencer.waiting == 0 && !sequencer.is_full() {
-                let staged = sequencer.stage(&prepared, self.core.clock.now(), &*self.core);
-                drop(sequencer);
-                if staged.is_ok() {
-                    wake(&self.core, &self.syncer);
-                }
-                return Box::pin(std::future::ready(staged));
+        let mut prepared = Prepared::new(commit);
+        // Staged here and now rather than when the future is polled: that is what keeps the order of calls.
+        let ready = |sequencer: &Sequencer| sequencer.waiting == 0 && !sequencer.is_full();
+        match self.core.stage(&mut prepared, ready) {
+            Ok(Some(staged)) => {
+                wake(&self.core, &self.syncer);
+                return Box::pin(std::future::ready(Ok(staged)));
             }
-            sequencer.waiting += 1;
+            Ok(None) => self.core.sequencer.lock().waiting += 1,
+            Err(error) => return Box::pin(std::future::ready(Err(error))),
         }
         let waiting = Waiting(Arc::clone(&self.core));
         let mut turn = Box::pin(Arc::clone(&self.core.queue).acquire_owned());
@@ -308,16 +354,9 @@ impl EventLog for DiskLog {
                 Poll::Pending => turn.await,
             };
             loop {
-                {
-                    let mut sequencer = core.sequencer.lock();
-                    if !sequencer.is_full() {
-                        let staged = sequencer.stage(&prepared, core.clock.now(), &**core);
-                        drop(sequencer);
-                        if staged.is_ok() {
-                            wake(core, &self.syncer);
-                        }
-                        return staged;
-                    }
+                if let Some(staged) = core.stage(&mut prepared, |sequencer| !sequencer.is_full())? {
+                    wake(core, &self.syncer);
+                    return Ok(staged);
                 }
                 core.room.notified().await;
             }
@@ -334,14 +373,11 @@ impl EventLog for DiskLog {
     }
 
     fn head(&self, stream: &StreamId) -> Result<Head, ReadError> {
-        self.core.sequencer.lock().head(stream, &*self.core)
+        self.core.head(stream)
     }
 
     fn find_key(&self, actor: &str, key: &str) -> Result<Option<KeyMatch>, ReadError> {
-        let hash = key_hash(actor, key);
-        let sequencer = self.core.sequencer.lock();
-        let now = self.core.clock.now().max(sequencer.last_time());
-        sequencer.find_key(&hash, actor, key, now, &*self.core)
+        self.core.find_key(actor, key)
     }
 
     fn read<'a>(

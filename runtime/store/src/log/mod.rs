@@ -25,15 +25,15 @@ mod tests;
 #[cfg(test)]
 mod vectors;
 
-use crate::index::{Entry, Hash, Index, IndexError, Mark, key_hash};
+use crate::index::{Backlog, Entry, Hash, Index, IndexError, NotInMemory, key_hash};
 use crate::worker::{Next, Worker};
 use bytes::Bytes;
 use disk::Disk;
-use ebb_domain::commit::{CommandId, Commit, CommitHeader, CommitNumber, KafkaOrigin, NewCommit};
+use ebb_domain::commit::{CommandId, Commit, CommitHeader, CommitNumber, NewCommit};
 use ebb_domain::event::{Position, Revision, StoredEvent};
 use ebb_domain::port::log::{
     AppendError, Durable, EventBatch, EventFilter, EventLog, GroupFailure, Head, KeyMatch, ReadError,
-    ReadLimits, Settlement, Staged,
+    ReadLimits, Staged,
 };
 use ebb_domain::port::storage::StorageError;
 use ebb_domain::port::{Clock, Future};
@@ -43,10 +43,10 @@ use ebb_domain::time::Timestamp;
 use ebb_faults::{Point, crash_point};
 use format::{FLAG_CLOSING, Malformed, Reached};
 use parking_lot::Mutex;
-use reader::{Commits, Lookup, Places};
+use reader::{Commits, LookedUp, Memory, Places};
 use recovery::Recovered;
 use segment::{Location, SegmentSet, Target};
-use sequencer::{Bounds, Prepared, Sequencer, Taken};
+use sequencer::{Bounds, NotStaged, Prepared, Sequencer, Taken};
 use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -86,7 +86,7 @@ impl Default for LogOptions {
             group_bytes: 8 << 20,
             group_commits: 8192,
             idle: Duration::from_secs(5),
-            index_batch: 4096,
+            index_batch: 1 << 14,
             index_after: Duration::from_millis(200),
             retry_after: Duration::from_millis(250),
         }
@@ -254,7 +254,11 @@ fn catch_up(
 ) -> Result<bool, ReadError> {
     let trusted = match index.mark() {
         Ok(None) => durable.commit.0 == 0,
-        Ok(Some(mark)) if mark.log == log => is_in_log(segments, &mark, durable)?,
+        // What an unfinished generation left in the tree must be of this log as well.
+        Ok(Some(mark)) if mark.log == log => {
+            is_in_log(segments, (mark.commit, mark.location), durable)?
+                && is_in_log(segments, mark.ahead, durable)?
+        }
         Ok(Some(_)) => false,
         Err(error) => {
             tracing::warn!(%error, "the index could not be read");
@@ -281,13 +285,17 @@ fn catch_up(
     Ok(true)
 }
 
-fn is_in_log(segments: &SegmentSet, mark: &Mark, durable: Durable) -> Result<bool, ReadError> {
-    if mark.commit > durable.commit.0 {
-        return Ok(false);
+fn is_in_log(
+    segments: &SegmentSet,
+    (commit, location): (u64, Location),
+    durable: Durable,
+) -> Result<bool, ReadError> {
+    if commit == 0 || commit > durable.commit.0 {
+        return Ok(commit == 0);
     }
-    let record = Places::new(segments).record(mark.location)?;
+    let record = Places::new(segments).record(location)?;
     let raw = record.as_ref().and_then(|record| commit_record::Raw::new(record).ok());
-    Ok(raw.is_some_and(|raw| raw.number().0 == mark.commit))
+    Ok(raw.is_some_and(|raw| raw.number().0 == commit))
 }
 
 /// Builds the index again: up to a commit, or as far as it was.
@@ -451,30 +459,30 @@ impl Core {
     }
 
     fn wake_indexer(&self, indexer: &Worker) {
-        let (backlog, _) = self.index.backlog();
-        if backlog == 0 {
+        let Backlog { commits, under_way, .. } = self.index.backlog();
+        if commits == 0 && !under_way {
             return;
         }
         // Without a thread the index stays behind, which the next group or the next opening makes good.
         let _ = indexer.wake();
-        if backlog >= self.options.index_batch {
+        if commits >= self.options.index_batch {
             indexer.hurry();
         }
-        if backlog >= MAX_BACKLOG {
+        if commits >= MAX_BACKLOG {
             let _ = self.index.flush_batch();
         }
     }
 
     /// Moves commits to the index when enough have come together, or none come any more.
     fn index_some(&self) -> Next {
-        let (backlog, since) = self.index.backlog();
-        if backlog == 0 {
+        let Backlog { commits, under_way, since } = self.index.backlog();
+        if commits == 0 && !under_way {
             // What reads have opened is closed when the log goes idle, some seconds after its last commit.
             self.segments.close_files();
             self.index.forget_recent();
             return Next::Idle;
         }
-        if backlog < self.options.index_batch && since < self.options.index_after {
+        if !under_way && commits < self.options.index_batch && since < self.options.index_after {
             return Next::After(self.options.index_after - since);
         }
         match self.index.flush_batch() {

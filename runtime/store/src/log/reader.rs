@@ -5,22 +5,48 @@ use super::disk::LogFile;
 use super::format::{Frame, Kind, Malformed};
 use super::scan::{BLOCK, Scan, Step};
 use super::segment::{Location, Segment, SegmentSet, Target};
-use crate::index::Hash;
+use crate::index::{Hash, NotInMemory};
 use bytes::Bytes;
-use ebb_domain::commit::{Commit, CommitHeader, KafkaOrigin};
+use ebb_domain::commit::{Commit, CommitHeader};
 use ebb_domain::event::{Revision, StoredEvent};
-use ebb_domain::port::log::{KeyMatch, ReadError};
+use ebb_domain::port::log::ReadError;
 use ebb_domain::text::Text;
-use ebb_domain::time::Timestamp;
 use std::ops::Range;
 use std::sync::Arc;
 
-/// What staging asks of durable state.
-pub(crate) trait Lookup {
-    fn head(&self, stream: &Text) -> Result<Option<Revision>, ReadError>;
-    fn key(&self, hash: &Hash, actor: &str, key: &str, now: Timestamp)
-    -> Result<Option<KeyMatch>, ReadError>;
-    fn origin(&self, hash: &(Hash, u64), origin: &KafkaOrigin) -> Result<Option<KeyMatch>, ReadError>;
+/// What staging asks of durable state: of memory only, because the sequencer is locked meanwhile.
+pub(crate) trait Memory {
+    fn head(&self, stream: &Text) -> Result<Option<Revision>, NotInMemory>;
+    fn key(&self, hash: &Hash) -> Result<Location, NotInMemory>;
+    fn origin(&self, hash: &(Hash, u64)) -> Result<Location, NotInMemory>;
+}
+
+/// What durable state said of a key, or of a Kafka record, before the sequencer was locked.
+#[derive(Clone, Debug)]
+pub(crate) struct LookedUp {
+    pub(crate) settlings: u64,
+    /// The commit, and where it lies.
+    pub(crate) found: Option<(Location, Arc<Commit>)>,
+}
+
+impl LookedUp {
+    /// The commit, unless another one may have come since.
+    pub(crate) fn check(
+        looked_up: Option<&Self>,
+        memory: Result<Location, NotInMemory>,
+    ) -> Result<Option<&Arc<Commit>>, NotInMemory> {
+        let settlings = match memory {
+            Ok(_) => 0,
+            Err(not) => not.settlings,
+        };
+        let looked_up = looked_up.ok_or(NotInMemory { settlings })?;
+        let found = looked_up.found.as_ref();
+        let holds = match memory {
+            Ok(location) => found.is_some_and(|(found, _)| *found == location),
+            Err(not) => looked_up.settlings == not.settlings,
+        };
+        if holds { Ok(found.map(|(_, commit)| commit)) } else { Err(NotInMemory { settlings }) }
+    }
 }
 
 /// Goes through the commit records of a log, in order, up to one commit.

@@ -6,17 +6,18 @@
 
 use super::commit_record::{self, Numbers};
 use super::format::Reached;
-use super::reader::Lookup;
+use super::reader::{LookedUp, Memory};
 use super::segment::Location;
-use crate::index::{Entry, Hash, KEY_LIFE};
-use ebb_domain::commit::{CommitNumber, Expected, NewCommit, Outcome};
+use crate::index::{Entry, Hash, KEY_LIFE, NotInMemory};
+use ebb_domain::commit::{Commit, CommitNumber, Expected, NewCommit, Outcome};
 use ebb_domain::digest::Digest;
 use ebb_domain::event::{Position, Revision};
-use ebb_domain::port::log::{AppendError, GroupSettler, Head, KeyMatch, ReadError, Settlement, Staged};
+use ebb_domain::port::log::{AppendError, GroupSettler, Head, KeyMatch, Settlement, Staged};
 use ebb_domain::stream::StreamId;
 use ebb_domain::text::Text;
 use ebb_domain::time::Timestamp;
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Instant;
 
 /// A commit with what is known of it before it is staged.
@@ -24,12 +25,44 @@ pub(crate) struct Prepared {
     pub(crate) commit: NewCommit,
     pub(crate) key: Option<Hash>,
     pub(crate) origin: Option<(Hash, u64)>,
+    /// What durable state said of the key, and of the Kafka record.
+    pub(crate) known_key: Option<LookedUp>,
+    pub(crate) known_origin: Option<LookedUp>,
+}
+
+/// Why a commit was not staged.
+pub(crate) enum NotStaged {
+    Refused(AppendError),
+    /// Something must be looked up first, without the lock.
+    LookUp,
+}
+
+impl From<AppendError> for NotStaged {
+    fn from(error: AppendError) -> Self {
+        Self::Refused(error)
+    }
+}
+
+impl From<NotInMemory> for NotStaged {
+    fn from(_: NotInMemory) -> Self {
+        Self::LookUp
+    }
+}
+
+/// The answer from a commit that is durable.
+pub(crate) fn durable_match(commit: &Arc<Commit>) -> KeyMatch {
+    KeyMatch {
+        commit: commit.header.number,
+        request: commit.header.idempotency.as_ref().map(|key| key.request).unwrap_or_default(),
+        settlement: Settlement::durable(),
+        decided: Some(Arc::clone(commit)),
+    }
 }
 
 impl Prepared {
     pub(crate) fn new(commit: NewCommit) -> Self {
         let (key, origin) = Entry::hashes(commit.idempotency.as_ref(), &commit.actor, commit.origin.as_ref());
-        Self { commit, key, origin }
+        Self { commit, key, origin, known_key: None, known_origin: None }
     }
 }
 
@@ -46,6 +79,12 @@ struct StagedKey {
     commit: CommitNumber,
     request: Digest,
     recorded_at: Timestamp,
+}
+
+impl StagedKey {
+    fn matched(self, settlement: Settlement) -> KeyMatch {
+        KeyMatch { commit: self.commit, request: self.request, settlement, decided: None }
+    }
 }
 
 /// The group that takes commits.
@@ -151,43 +190,37 @@ impl Sequencer {
         &mut self,
         prepared: &Prepared,
         now: Timestamp,
-        lookup: &impl Lookup,
-    ) -> Result<Staged, AppendError> {
+        memory: &impl Memory,
+    ) -> Result<Staged, NotStaged> {
         self.check_open()?;
-        let Prepared { commit, key, origin } = prepared;
+        let Prepared { commit, key, origin, known_key, known_origin } = prepared;
         let recorded_at = now.max(self.reached.time);
-        let unavailable = |error: ReadError| AppendError::Unavailable(error.to_string());
 
-        if let (Some(hash), Some(idempotency)) = (key, &commit.idempotency) {
-            let found = self.find_key(hash, &commit.actor, &idempotency.key, recorded_at, lookup);
-            if let Some(found) = found.map_err(unavailable)? {
-                return Err(AppendError::Duplicate(Box::new(found)));
-            }
+        if let Some(hash) = key
+            && let Some(found) = self.find_key(hash, known_key.as_ref(), recorded_at, memory)?
+        {
+            return Err(AppendError::Duplicate(Box::new(found)).into());
         }
-        if let (Some(hash), Some(origin)) = (origin, &commit.origin) {
-            let staged = self.staged(|state| state.origins.get(hash).copied());
-            let found = match staged {
-                Some((staged, settlement)) => {
-                    Some(KeyMatch { commit: staged.commit, request: staged.request, settlement })
-                }
-                None => lookup.origin(hash, origin).map_err(unavailable)?,
+        if let Some(hash) = origin {
+            let found = match self.staged(|state| state.origins.get(hash).copied()) {
+                Some((staged, settlement)) => Some(staged.matched(settlement)),
+                None => LookedUp::check(known_origin.as_ref(), memory.origin(hash))?.map(durable_match),
             };
             if let Some(found) = found {
-                return Err(AppendError::Duplicate(Box::new(found)));
+                return Err(AppendError::Duplicate(Box::new(found)).into());
             }
         }
-        let stream = &commit.stream;
-        let head = self.head(stream, lookup).map_err(unavailable)?.revision;
+        let head = self.head(&commit.stream, memory)?.revision;
         if let Expected::Revision(expected) = commit.expected
             && expected != head
         {
-            return Err(AppendError::Conflict { actual: head });
+            return Err(AppendError::Conflict { actual: head }.into());
         }
         Ok(self.place(prepared, head, recorded_at))
     }
 
     fn place(&mut self, prepared: &Prepared, head: Option<Revision>, recorded_at: Timestamp) -> Staged {
-        let Prepared { commit, key, origin } = prepared;
+        let Prepared { commit, key, origin, .. } = prepared;
         let numbers = Numbers {
             number: CommitNumber(self.reached.commit.0 + 1),
             first_position: self.reached.position.next(),
@@ -245,30 +278,27 @@ impl Sequencer {
         Some((find(&in_flight.state)?, in_flight.settlement.clone()))
     }
 
-    pub(crate) fn head(&self, stream: &StreamId, lookup: &impl Lookup) -> Result<Head, ReadError> {
+    pub(crate) fn head(&self, stream: &StreamId, memory: &impl Memory) -> Result<Head, NotInMemory> {
         match self.staged(|state| state.heads.get(stream.text().as_bytes()).copied()) {
             Some((revision, settlement)) => Ok(Head { revision: Some(revision), settlement }),
-            None => Ok(Head { revision: lookup.head(stream.text())?, settlement: Settlement::durable() }),
+            None => Ok(Head { revision: memory.head(stream.text())?, settlement: Settlement::durable() }),
         }
     }
 
+    /// The commit of a key, if one that is recorded now would be its repetition.
     pub(crate) fn find_key(
         &self,
         hash: &Hash,
-        actor: &str,
-        key: &str,
+        known: Option<&LookedUp>,
         now: Timestamp,
-        lookup: &impl Lookup,
-    ) -> Result<Option<KeyMatch>, ReadError> {
-        let alive = |staged: &StagedKey| now.since(staged.recorded_at) < KEY_LIFE;
-        match self.staged(|state| state.keys.get(hash).copied()) {
-            Some((staged, settlement)) => Ok(alive(&staged).then_some(KeyMatch {
-                commit: staged.commit,
-                request: staged.request,
-                settlement,
-            })),
-            None => lookup.key(hash, actor, key, now),
+        memory: &impl Memory,
+    ) -> Result<Option<KeyMatch>, NotInMemory> {
+        let alive = |recorded_at| now.since(recorded_at) < KEY_LIFE;
+        if let Some((staged, settlement)) = self.staged(|state| state.keys.get(hash).copied()) {
+            return Ok(alive(staged.recorded_at).then(|| staged.matched(settlement)));
         }
+        let durable = LookedUp::check(known, memory.key(hash))?;
+        Ok(durable.filter(|commit| alive(commit.header.recorded_at)).map(durable_match))
     }
 
     /// Takes the open group to be written, if it has anything in it and none is being written.

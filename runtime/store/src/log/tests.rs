@@ -538,6 +538,103 @@ mod indexes {
         }
     }
 
+    /// A log with 600 commits of which the index has a part, in no order that follows theirs.
+    async fn half_indexed(bed: &mut Bed) -> DiskLog {
+        bed.options.index_after = Duration::from_secs(3600);
+        let log = bed.open();
+        for number in 0..600 {
+            let name = format!("account-{}", number % 7);
+            let new =
+                with_key(commit(&name, vec![event("Deposited", &number.to_string())]), &number.to_string());
+            append(&log, new).await;
+        }
+        assert!(log.index().flush_batch().unwrap());
+        assert_eq!(log.index().indexed(), 0, "there is more to come");
+        log
+    }
+
+    /// What a crash leaves of the index.
+    fn crash_index(bed: &Bed, log: DiskLog) {
+        let tree = || bed.db.open_tree(index_tree("test")).unwrap();
+        let before: Vec<_> = tree().iter().map(Result::unwrap).collect();
+        kill(bed, log);
+        tree().clear().unwrap();
+        before.into_iter().for_each(|(key, value)| drop(tree().insert(key, value).unwrap()));
+    }
+
+    #[tokio::test]
+    async fn a_generation_that_a_crash_cut_short_goes_in_again() {
+        let mut bed = Bed::new();
+        let log = half_indexed(&mut bed).await;
+        crash_index(&bed, log);
+        let log = bed.open();
+        assert_eq!(log.index().indexed(), 0, "caught up with, not built again");
+        check(&log).await;
+        while log.index().flush_batch().unwrap() {}
+        check(&log).await;
+    }
+
+    #[tokio::test]
+    async fn a_generation_that_was_cut_short_is_noticed_on_a_log_that_was_set_back() {
+        let mut bed = Bed::new();
+        append_deposits(&bed.open(), &deposits(3)).await;
+        let backup = bed.disk.copy();
+        bed.options.index_after = Duration::from_secs(3600);
+        let log = bed.open();
+        let later = |number: u64| format!("account-later{number}");
+        for number in 0..600 {
+            append(&log, commit(&later(number), vec![event("Opened", "1")])).await;
+        }
+        assert!(log.index().flush_batch().unwrap());
+        assert_eq!(log.index().indexed(), 3, "the mark alone fits the backup");
+        crash_index(&bed, log);
+        for path in backup.files() {
+            let bytes = backup.bytes(&path);
+            bed.disk.tamper(&path, |now| *now = bytes);
+        }
+        let log = bed.open();
+        for number in 0..600 {
+            assert_eq!(log.head(&stream(&later(number))).unwrap().revision, None);
+        }
+        assert_eq!(log.head(&stream("account-1")).unwrap().revision, Some(Revision(2)));
+    }
+
+    #[tokio::test]
+    async fn a_rebuild_in_the_middle_of_a_generation_loses_nothing() {
+        let mut bed = Bed::new();
+        let log = half_indexed(&mut bed).await;
+        rebuild(log.index(), &log.core.segments, None, &mut |_| ()).unwrap();
+        check(&log).await;
+        while log.index().flush_batch().unwrap() {}
+        check(&log).await;
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_rebuild_while_commits_move_to_the_index_loses_none() {
+        let mut bed = Bed::new();
+        bed.options.index_batch = 1;
+        let log = Arc::new(bed.open());
+        for round in 0..40_u64 {
+            append(&*log, commit("account-1", vec![event("Deposited", "1")])).await;
+            let flushing = {
+                let log = Arc::clone(&log);
+                tokio::task::spawn_blocking(move || while log.index().flush_batch().unwrap() {})
+            };
+            rebuild(log.index(), &log.core.segments, None, &mut |_| ()).unwrap();
+            flushing.await.unwrap();
+            log.core.index.forget_recent();
+            assert_eq!(log.head(&stream("account-1")).unwrap().revision, Some(Revision(round)));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_remembered_key_comes_with_its_commit() {
+        let bed = Bed::new();
+        filled(&bed).await;
+        let found = bed.open().find_key("anonymous", "300").unwrap().unwrap();
+        assert_eq!(&*found.decided.unwrap().events[0].data, b"300");
+    }
+
     #[tokio::test]
     async fn a_deleted_index_is_built_again() {
         let bed = Bed::new();
