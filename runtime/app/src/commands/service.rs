@@ -17,8 +17,11 @@ use ebb_domain::text::Text;
 use parking_lot::{Mutex, RwLock};
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
@@ -49,7 +52,7 @@ struct Inner {
 
 /// A command and whoever waits for it.
 struct Job {
-    command: Command,
+    command: Arc<Command>,
     slot: Arc<AggregateSlot>,
     answer: oneshot::Sender<Decided>,
     /// Frees the idempotency key when the job is done: from then on the log knows it.
@@ -151,7 +154,7 @@ impl CommandService {
     pub async fn execute(&self, request: CommandRequest) -> Result<CommandReply, CommandError> {
         let inner = &self.inner;
         let (slot, command) = inner.admit(request)?;
-        let id = command.id;
+        let (id, command) = (command.id, Arc::new(command));
         for _ in 0..REWINDS {
             if let Ok(answer) = inner.attempt(&slot, &command).await {
                 return answer;
@@ -233,7 +236,7 @@ impl Inner {
     async fn attempt(
         self: &Arc<Self>,
         slot: &Arc<AggregateSlot>,
-        command: &Command,
+        command: &Arc<Command>,
     ) -> Result<Answer, Rewound> {
         let key = match &command.idempotency {
             Some(key) => match KeyGuard::take(self, &command.actor, key) {
@@ -311,7 +314,7 @@ impl Inner {
     fn submit(
         self: &Arc<Self>,
         slot: &Arc<AggregateSlot>,
-        command: &Command,
+        command: &Arc<Command>,
         key: Option<KeyGuard>,
     ) -> Result<oneshot::Receiver<Decided>, CommandErrorKind> {
         // Counted before `closing` is looked at: closing either sees this one and waits, or is seen.
@@ -326,7 +329,7 @@ impl Inner {
             Posted::Full => return Err(CommandErrorKind::Throttled { retry_after: MAILBOX_RETRY }),
             Posted::First => {
                 let stream = command.stream.clone();
-                tokio::spawn(async move { guard.0.run(stream).await });
+                run_here_first(Box::pin(async move { guard.0.run(stream).await }));
             }
         }
         Ok(decided)
@@ -364,6 +367,22 @@ impl Inner {
         if let Some(slot) = slot {
             slot.reap_when_idle();
         }
+    }
+}
+
+/// Runs a runner up to its first wait in the caller's own task, and goes on in a task of its own only if there is one: what
+/// is warm is decided without any, and then a task, its queue and its wake-up would cost as much as the decision. What the
+/// caller gives up when it goes away is therefore never a runner.
+fn run_here_first(mut runner: Pin<Box<impl Future<Output = ()> + Send + 'static>>) {
+    let polled = catch_unwind(AssertUnwindSafe(|| {
+        // Nobody needs to be woken: whatever waits is polled again, by its own task, at once.
+        runner.as_mut().poll(&mut Context::from_waker(Waker::noop()))
+    }));
+    match polled {
+        Ok(Poll::Ready(())) => {}
+        Ok(Poll::Pending) => drop(tokio::spawn(runner)),
+        // As in a task of its own: it is told to those who wait, when what the runner holds is dropped.
+        Err(_) => drop(runner),
     }
 }
 
