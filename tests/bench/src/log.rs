@@ -7,7 +7,7 @@ use ebb_domain::digest::Digest;
 use ebb_domain::event::{JSON, NewEvent, Position};
 use ebb_domain::name::{AppName, EventType};
 use ebb_domain::port::Clock;
-use ebb_domain::port::log::{EventFilter, EventLog, ReadLimits};
+use ebb_domain::port::log::{EventFilter, ReadLimits};
 use ebb_domain::port::storage::Storage;
 use ebb_domain::stream::StreamId;
 use ebb_domain::text::Text;
