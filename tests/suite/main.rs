@@ -13,5 +13,6 @@ mod flights;
 mod hostile;
 mod projections;
 mod reads;
+mod replay;
 mod support;
 mod tokens;

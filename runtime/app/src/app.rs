@@ -19,6 +19,7 @@ pub struct App {
     projections: Projections,
     deps: NodeDeps,
     serving: RwLock<Serving>,
+    replaying: tokio::sync::Mutex<()>,
 }
 
 /// What a deployment needs, all of which may fail: got before the deployment is recorded.
@@ -74,7 +75,15 @@ impl App {
             deployment: Arc::new(deployment),
             openapi: Arc::default(),
         };
-        let app = Self { name, log, commands, projections, deps, serving: RwLock::new(serving) };
+        let app = Self {
+            name,
+            log,
+            commands,
+            projections,
+            deps,
+            serving: RwLock::new(serving),
+            replaying: Default::default(),
+        };
         let deployment = app.deployment();
         app.swap(deployment, checked, functions).await?;
         Ok(Arc::new(app))
@@ -152,6 +161,11 @@ impl App {
 
     pub(crate) fn deps(&self) -> &NodeDeps {
         &self.deps
+    }
+
+    /// Held by the replay that runs.
+    pub(crate) fn replaying(&self) -> &tokio::sync::Mutex<()> {
+        &self.replaying
     }
 
     /// Finishes commands under way and stops the projections.

@@ -1,8 +1,12 @@
 //! What can be written on the command line, and in the environment.
 
+mod quantities;
+
 use crate::failure::EXIT_CODES;
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
+use ebb_domain::time::Timestamp;
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// Event-sourced applications as WebAssembly functions, on one binary.
 #[derive(Debug, Parser)]
@@ -476,8 +480,14 @@ pub(crate) struct ParkedKey {
 /// `ebb replay`.
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
+Every decision is made twice: in an instance of its own, and in one instance that streams share in a shuffled order. A
+module that keeps state across streams is found by that, a candidate's too.
+
+What can be decided again is what was recorded: every command that made events, and refusals and empty decisions that
+had an idempotency key.
+
 Exit code 0: every command was decided as it was recorded. 1: there are differences. 2: the replay could not be carried
-out.")]
+out, or there was nothing to decide again.")]
 pub(crate) struct Replay {
     /// The candidate: a folder with ebb.toml, or one .wasm file that takes the place of an aggregate's module. Without
     /// it, the deployed modules decide again, which shows whether they are deterministic
@@ -492,12 +502,27 @@ pub(crate) struct Replay {
     /// Only commands of this aggregate
     #[arg(long, value_name = "NAME")]
     pub(crate) aggregate: Option<String>,
-    /// Whether every decision gets an instance of its own
-    #[arg(long, value_enum, default_value_t = Isolation::Shared)]
+    /// Only commands recorded from this time on: `2026-01-31`, `2026-01-31T12:00:00Z`
+    #[arg(long, value_name = "TIME", value_parser = quantities::time)]
+    pub(crate) since: Option<Timestamp>,
+    /// Only commands recorded before this time
+    #[arg(long, value_name = "TIME", value_parser = quantities::time)]
+    pub(crate) until: Option<Timestamp>,
+    /// Only commands of the last `30d`, `12h`, `90min`
+    #[arg(long, value_name = "TIME", conflicts_with = "since", value_parser = quantities::span)]
+    pub(crate) last: Option<Duration>,
+    /// Only this part of the streams, `10%` or `0.1`: a stream is replayed whole or not at all
+    #[arg(long, default_value = "100%", value_name = "PART", value_parser = quantities::part)]
+    pub(crate) sample: f64,
+    /// What shuffles and samples; the same number, the same order
+    #[arg(long, default_value_t = 1, value_name = "NUMBER")]
+    pub(crate) seed: u64,
+    /// Who shares an instance
+    #[arg(long, value_enum, default_value_t = Isolation::Both)]
     pub(crate) isolation: Isolation,
     /// How many differences to show in full
-    #[arg(long, default_value_t = 10, value_name = "N")]
-    pub(crate) details: usize,
+    #[arg(long, default_value_t = 10, value_name = "N", value_parser = clap::value_parser!(u64).range(..=10_000))]
+    pub(crate) details: u64,
     /// Where.
     #[command(flatten)]
     pub(crate) plane: ControlPlane,
@@ -506,10 +531,12 @@ pub(crate) struct Replay {
 /// Whether decisions share instances.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Isolation {
-    /// An instance for every decision: slower, and shows whatever a warm instance carries over.
-    Fresh,
-    /// As in service.
+    /// Each decision in both ways, which must agree.
+    Both,
+    /// Streams share one instance in a shuffled order: quicker.
     Shared,
+    /// An instance for every decision.
+    Fresh,
 }
 
 /// `ebb log`.

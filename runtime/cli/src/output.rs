@@ -226,11 +226,6 @@ impl Table {
         self.rows.push(cells);
     }
 
-    /// Whether it has no rows.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.rows.is_empty()
-    }
-
     /// The table as text, without a line end behind the last line.
     pub(crate) fn render(&self, style: Palette) -> String {
         let widths: Vec<usize> = (0..self.head.len())

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::fmt;
+use std::str::FromStr;
 use std::time::Duration;
 
 /// Microseconds since the Unix epoch; written as RFC 3339 in UTC.
@@ -45,9 +46,18 @@ impl Serialize for Timestamp {
 
 impl<'de> Deserialize<'de> for Timestamp {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let time: jiff::Timestamp =
-            String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)?;
-        u64::try_from(time.as_microsecond()).map(Self).map_err(serde::de::Error::custom)
+        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+/// RFC 3339, from the Unix epoch on.
+impl FromStr for Timestamp {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let time: jiff::Timestamp = text.parse().map_err(|error| format!("`{text}`: {error}"))?;
+        let micros = u64::try_from(time.as_microsecond());
+        micros.map(Self).map_err(|_| format!("`{text}` lies before 1970"))
     }
 }
 

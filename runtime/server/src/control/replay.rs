@@ -4,7 +4,7 @@
 use super::ControlPlane;
 use super::apps::deploy_problem;
 use crate::http::body::RequestBody;
-use crate::http::problem::{BAD_QUERY, INTERNAL, Problem, UNKNOWN_AGGREGATE};
+use crate::http::problem::{BAD_QUERY, INTERNAL, OVERLOADED, Problem, UNKNOWN_AGGREGATE};
 use crate::http::reply::{Reply, stream};
 use crate::http::target::{parameters, shorten};
 use bytes::Bytes;
@@ -13,6 +13,7 @@ use ebb_domain::name::AggregateName;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use http::request::Parts;
 use serde_json::json;
+use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
@@ -20,6 +21,9 @@ use tokio::task::JoinHandle;
 const MAX_DIFFERENCES: usize = 10_000;
 /// Lines that may wait for a slow reader. Progress that finds no room is left out: the next line tells more.
 const LINES: usize = 16;
+/// When to try again while another replay runs.
+const BUSY: Duration = Duration::from_secs(10);
+const TIME: &str = "a time as in `2026-01-31T12:00:00Z`";
 
 /// Stops when its reader hangs up.
 struct Run(JoinHandle<()>);
@@ -70,18 +74,26 @@ fn options(parts: &Parts) -> Result<ReplayOptions, Problem> {
             }
             "isolation" => {
                 options.isolation = match &*value {
+                    "both" => Isolation::Both,
                     "shared" => Isolation::Shared,
                     "fresh" => Isolation::Fresh,
-                    _ => return Err(wrong("`shared` or `fresh`")),
+                    _ => return Err(wrong("`both`, `shared` or `fresh`")),
                 }
             }
+            "since" => options.since = Some(value.parse().map_err(|_| wrong(TIME))?),
+            "until" => options.until = Some(value.parse().map_err(|_| wrong(TIME))?),
+            "sample" => {
+                let sample = value.parse().ok().filter(|sample| *sample > 0.0 && *sample <= 1.0);
+                options.sample = sample.ok_or_else(|| wrong("a number above 0 and up to 1"))?;
+            }
+            "seed" => options.seed = value.parse().map_err(|_| wrong("a whole number"))?,
             "differences" => {
                 let count = value.parse().ok().filter(|count| *count <= MAX_DIFFERENCES);
                 options.max_differences = count.ok_or_else(|| wrong("a number up to 10000"))?;
             }
             _ => {
                 let detail = format!(
-                    "there is no parameter `{}` here; there are aggregate, isolation and differences",
+                    "there is no parameter `{}` here; there are aggregate, isolation, since, until, sample, seed and differences",
                     shorten(&name)
                 );
                 return Err(BAD_QUERY.detail(detail));
@@ -96,6 +108,8 @@ fn problem(error: ReplayError) -> Problem {
     match error {
         ReplayError::Candidate(error) => deploy_problem(error),
         ReplayError::UnknownAggregate { .. } => UNKNOWN_AGGREGATE.detail(detail),
+        ReplayError::Busy => OVERLOADED.detail(detail).retry_after(BUSY),
+        ReplayError::Broken(cause) => INTERNAL.detail("the replay broke off").cause(cause),
         ReplayError::Log(cause) => INTERNAL.detail("the log could not be read").cause(cause),
         ReplayError::Module(cause) => INTERNAL.detail("a module could not be run").cause(cause),
     }

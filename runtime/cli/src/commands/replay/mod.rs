@@ -1,18 +1,21 @@
 //! `ebb replay`: what another module would have decided on what has happened.
 
+mod report;
+
 use crate::args::{Isolation, Replay};
 use crate::client::{Path, Problem, Server};
 use crate::failure::{Exit, Failure};
-use crate::output::{Align, Elapsed, Grouped, Output, Palette, Table, printable};
+use crate::output::{Grouped, Output};
 use crate::project::{Project, tar};
 use bytes::Bytes;
 use ebb_app::bundle::{Bundle, normalise};
-use ebb_app::replay::{Difference, OutcomeView, ReplayReport};
+use ebb_app::replay::ReplayReport;
+use ebb_domain::time::Timestamp;
 use futures_util::StreamExt as _;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use reqwest::{Method, Response};
 use serde::Deserialize;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 /// A line of the answer.
 #[derive(Debug, Deserialize)]
@@ -36,15 +39,24 @@ pub(crate) async fn run(output: Output, args: Replay) -> Result<Exit, Failure> {
         (None, None) => super::status::only_app(&server).await?,
     };
     let isolation = match args.isolation {
-        Isolation::Fresh => "fresh",
+        Isolation::Both => "both",
         Isolation::Shared => "shared",
+        Isolation::Fresh => "fresh",
     };
     let mut path = Path::new()
         .segment("apps")
         .segment(&app)
         .segment("replay")
         .parameter("isolation", isolation)
+        .parameter("seed", args.seed)
+        .parameter("sample", args.sample)
         .parameter("differences", args.details);
+    let since = args.since.or_else(|| args.last.map(ago));
+    for (name, time) in [("since", since), ("until", args.until)] {
+        if let Some(time) = time {
+            path = path.parameter(name, time);
+        }
+    }
     let aggregate = args.aggregate.or_else(|| candidate.as_ref()?.aggregate.clone());
     if let Some(aggregate) = aggregate {
         path = path.parameter("aggregate", aggregate);
@@ -55,12 +67,29 @@ pub(crate) async fn run(output: Output, args: Replay) -> Result<Exit, Failure> {
         None => request,
     };
     let report = watch(output, &server, server.send(request).await?).await?;
+    if report.commands == 0 {
+        return Err(nothing(&report));
+    }
     if output.json {
         output.json(&report)?;
     } else {
-        output.line(render(&report, output.style()))?;
+        output.line(report::render(&report, output.style()))?;
     }
     Ok(if report.different == 0 { Exit::Done } else { Exit::No })
+}
+
+/// So long before now.
+fn ago(span: Duration) -> Timestamp {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    Timestamp(now.saturating_sub(span).as_micros() as u64)
+}
+
+/// A replay of nothing proves nothing: whoever asked in a script is to know.
+fn nothing(report: &ReplayReport) -> Failure {
+    let failure = Failure::new("nothing was decided again: no recorded command fits the request");
+    let why: Vec<String> =
+        report::skipped(report).map(|(count, why)| format!("{} commits {why}", Grouped(count))).collect();
+    if why.is_empty() { failure } else { failure.details(why.join("\n")) }
 }
 
 /// What is replayed with, and what it says about the rest.
@@ -157,113 +186,9 @@ fn bar() -> ProgressBar {
     bar.with_style(ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()))
 }
 
-fn render(report: &ReplayReport, style: Palette) -> String {
-    let elapsed = Elapsed(Duration::from_millis(report.elapsed_ms));
-    let mut table =
-        Table::new([("command", Align::Left), ("decided again", Align::Right), ("different", Align::Right)]);
-    for (command, summary) in &report.by_command {
-        table.row([
-            command.clone(),
-            Grouped(summary.commands).to_string(),
-            Grouped(summary.different).to_string(),
-        ]);
-    }
-    let mut parts = Vec::new();
-    if !table.is_empty() {
-        parts.push(table.render(style));
-    }
-    let shown = report.differences.len() as u64;
-    parts.extend(report.differences.iter().map(|difference| render_difference(difference, style)));
-    if shown > 0 && report.different > shown {
-        let rest = Grouped(report.different - shown);
-        parts.push(style.faint(format_args!("{rest} more differences; --details N shows more")));
-    }
-    let commands = Grouped(report.commands);
-    let verdict = if report.different == 0 {
-        style.good(format_args!("no differences"))
-    } else {
-        let (different, streams) = (Grouped(report.different), Grouped(report.streams_affected));
-        style.warning(format_args!("{different} different, in {streams} streams"))
-    };
-    let mut last = format!("{commands} commands decided again in {elapsed}: {verdict}");
-    if report.skipped > 0 {
-        last.push_str(&format!(" ({} commits skipped)", Grouped(report.skipped)));
-    }
-    parts.push(last);
-    parts.join("\n\n")
-}
-
-fn render_difference(difference: &Difference, style: Palette) -> String {
-    let place = match difference.revision {
-        Some(revision) => format!("at revision {revision}"),
-        None => "in an empty stream".to_owned(),
-    };
-    format!(
-        "{}  {} {}  {}\n  {} {}\n  {} {}",
-        style.strong(printable(&difference.stream)),
-        printable(&difference.command),
-        printable(&difference.data.to_string()),
-        style.faint(format_args!("commit {}, {place}", difference.commit)),
-        style.error("- recorded:"),
-        outcome(&difference.recorded),
-        style.good("+ replayed:"),
-        outcome(&difference.replayed)
-    )
-}
-
-fn outcome(outcome: &OutcomeView) -> String {
-    match outcome {
-        OutcomeView::Events(events) if events.is_empty() => "nothing".to_owned(),
-        OutcomeView::Events(events) => {
-            let event = |event: &ebb_app::replay::EventView| {
-                format!("{} {}", printable(&event.event_type), printable(&event.data.to_string()))
-            };
-            events.iter().map(event).collect::<Vec<_>>().join(", ")
-        }
-        OutcomeView::Refused { code, message } => {
-            format!("refused, {}: {}", printable(code), printable(message))
-        }
-        OutcomeView::Failed(why) => format!("failed: {}", printable(why)),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn report() -> ReplayReport {
-        serde_json::from_value(serde_json::json!({
-            "commands": 18259, "skipped": 0, "identical": 18241, "different": 18, "streams_affected": 18, "elapsed_ms": 412,
-            "by_command": {
-                "flight/depart": { "commands": 6064, "different": 18 },
-                "flight/schedule": { "commands": 6099, "different": 0 }
-            },
-            "differences": [{
-                "stream": "flight-2013-01-01-MQ3944-JFK", "commit": 4101, "revision": 0, "command": "depart",
-                "command_id": "0190a0a0-0000-7000-8000-000000000000", "data": { "delay": 853 },
-                "recorded": { "events": [{ "type": "Departed", "data": { "delay": 853 } }] },
-                "replayed": { "refused": { "code": "crew_went_home", "message": "after 240 minutes" } }
-            }]
-        }))
-        .unwrap()
-    }
-
-    #[test]
-    fn a_report_shows_the_summary_then_the_exact_differences() {
-        insta::assert_snapshot!(render(&report(), Palette(false)), @r#"
-        command          decided again  different
-        flight/depart            6,064         18
-        flight/schedule          6,099          0
-
-        flight-2013-01-01-MQ3944-JFK  depart {"delay":853}  commit 4101, at revision 0
-          - recorded: Departed {"delay":853}
-          + replayed: refused, crew_went_home: after 240 minutes
-
-        17 more differences; --details N shows more
-
-        18,259 commands decided again in 412 ms: 18 different, in 18 streams
-        "#);
-    }
 
     #[test]
     fn a_module_alone_takes_the_place_of_the_aggregates_module() {
