@@ -182,6 +182,7 @@ impl DiskStorage {
             db: &self.db,
             clock: Arc::clone(&self.options.clock),
             options: self.options.log,
+            stepped: false,
         });
         let opened = opened.map(|log| {
             let (held, app) = (Arc::clone(&self.held), app.clone());

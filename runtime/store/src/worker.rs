@@ -29,6 +29,8 @@ pub(crate) struct Worker {
 struct Shared {
     name: String,
     idle: Duration,
+    /// There is never a thread.
+    idles: bool,
     /// Set by `wake`, cleared by the thread before it looks for work.
     awake: AtomicBool,
     stop: AtomicBool,
@@ -38,14 +40,12 @@ struct Shared {
 impl Worker {
     /// `step` does some of the work there is. The thread ends when there was none for `idle`.
     pub(crate) fn new(name: String, idle: Duration, step: impl Fn() -> Next + Send + Sync + 'static) -> Self {
-        let shared = Shared {
-            name,
-            idle,
-            awake: AtomicBool::new(false),
-            stop: AtomicBool::new(false),
-            thread: Mutex::new(None),
-        };
-        Self { shared: Arc::new(shared), step: Arc::new(step) }
+        Self { shared: Arc::new(Shared::new(name, idle, false)), step: Arc::new(step) }
+    }
+
+    /// One that never works: others do what is to be done.
+    pub(crate) fn idle(name: String) -> Self {
+        Self { shared: Arc::new(Shared::new(name, Duration::ZERO, true)), step: Arc::new(|| Next::Idle) }
     }
 
     /// There is work.
@@ -53,6 +53,9 @@ impl Worker {
     /// # Errors
     /// The system would not start a thread.
     pub(crate) fn wake(&self) -> io::Result<()> {
+        if self.shared.idles {
+            return Ok(());
+        }
         if self.shared.awake.swap(true, Ordering::AcqRel) {
             return Ok(());
         }
@@ -105,6 +108,11 @@ impl Worker {
 }
 
 impl Shared {
+    fn new(name: String, idle: Duration, idles: bool) -> Self {
+        let (awake, stop) = (AtomicBool::new(false), AtomicBool::new(false));
+        Self { name, idle, idles, awake, stop, thread: Mutex::new(None) }
+    }
+
     fn run(&self, step: &(dyn Fn() -> Next + Send + Sync)) {
         let mut idle_since = Instant::now();
         loop {

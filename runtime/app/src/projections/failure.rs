@@ -10,7 +10,7 @@ use super::lanes::Failed;
 use ebb_domain::event::Position;
 use ebb_domain::manifest::Retry;
 use ebb_domain::port::models::Tried;
-use std::hash::{BuildHasher, RandomState};
+use std::hash::{DefaultHasher, Hash, Hasher as _};
 use std::time::Duration;
 
 /// Growing pauses between tries.
@@ -18,12 +18,17 @@ use std::time::Duration;
 pub(super) struct Backoff {
     first: Duration,
     most: Duration,
+    /// Differs from projection to projection.
+    spread: u64,
 }
 
 impl Backoff {
-    pub(super) fn new(retry: &Retry) -> Self {
+    pub(super) fn new(retry: &Retry, projection: impl Hash) -> Self {
+        let mut hasher = DefaultHasher::new();
+        projection.hash(&mut hasher);
         // Settings can't be zero, but a hot loop would be too bad to rely on it.
-        Self { first: retry.backoff.max(Duration::from_millis(1)), most: retry.max_backoff }
+        let first = retry.backoff.max(Duration::from_millis(1));
+        Self { first, most: retry.max_backoff, spread: hasher.finish() }
     }
 
     /// The pause behind so many tries: doubled for each, cut at the most, then between half and all of it, so that
@@ -32,8 +37,8 @@ impl Backoff {
         let doublings = attempts.saturating_sub(1).min(30);
         let whole = self.first.saturating_mul(1 << doublings).min(self.most);
         let half = whole / 2;
-        // The standard library's only source of randomness; any will do.
-        let random = RandomState::new().hash_one(attempts) % 1024;
+        // It need not be a surprise: only those that failed together must differ.
+        let random = self.spread.wrapping_mul(2 * u64::from(attempts) + 1).rotate_left(17) % 1024;
         half + half.mul_f64(random as f64 / 1024.0)
     }
 }
@@ -148,7 +153,7 @@ mod tests {
 
     #[test]
     fn pauses_double_up_to_the_most_and_differ_by_half() {
-        let backoff = Backoff::new(&RETRY);
+        let backoff = Backoff::new(&RETRY, "bank/balances");
         for (attempts, whole) in [(1, 100), (2, 200), (4, 800), (8, 10_000), (4_000_000, 10_000)] {
             let pause = backoff.pause(attempts).as_millis();
             assert!((whole / 2..=whole).contains(&pause), "{attempts} tries: {pause} ms");

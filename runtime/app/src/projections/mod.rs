@@ -31,11 +31,16 @@ pub use service::{ProjectionDeployment, ProjectionDeps, ProjectionError, Project
 pub use status::{Counters, ProjectionStatus, State, VersionStatus};
 
 use ebb_domain::port::models::ModelError;
+use tokio::runtime::{Handle, RuntimeFlavor};
 
 /// Runs work on rows where it may wait for the disk.
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, ModelError> + Send + 'static,
 ) -> Result<T, ModelError> {
+    // A runtime of one thread is a test's, which wants the same order of things each time.
+    if Handle::current().runtime_flavor() == RuntimeFlavor::CurrentThread {
+        return work();
+    }
     match tokio::task::spawn_blocking(work).await {
         Ok(result) => result,
         Err(error) => Err(ModelError::Store(format!("the work was given up: {error}"))),

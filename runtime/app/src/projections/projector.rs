@@ -149,7 +149,7 @@ impl Projector {
             body,
             applier,
             splitter: Splitter::new(spec.lanes),
-            backoff: Backoff::new(&spec.retry),
+            backoff: Backoff::new(&spec.retry, (&*deps.app, &*spec.name)),
             front: Front::new(spec.batch.max_events.get(), None),
             parked: ParkedKeys::default(),
             filter: filter(&spec.source),

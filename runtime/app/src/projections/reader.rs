@@ -146,6 +146,7 @@ impl ModelReader {
             let mut passed = version.body().passed.subscribe();
             let reached = async { passed.wait_for(|passed| *passed >= position).await.is_ok() };
             tokio::select! {
+                biased;
                 reached = reached => match reached {
                     true => return,
                     // The rows are being made anew.

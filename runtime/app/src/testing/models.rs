@@ -14,6 +14,9 @@ use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+/// Commits that a cut of the power may undo.
+const KEPT: usize = 4;
+
 type Place = (AppName, ProjectionName);
 
 /// [`ModelStores`] in memory.
@@ -42,6 +45,8 @@ struct Faults {
 struct MemoryProjection {
     models: Vec<ModelSchema>,
     state: Mutex<Rows>,
+    /// What the last commits replaced, the latest last.
+    earlier: Mutex<Vec<Rows>>,
     faults: Arc<Mutex<Faults>>,
 }
 
@@ -98,6 +103,19 @@ impl MemoryModels {
         }
     }
 
+    /// The power goes: each version loses its last commits, as many as `lose` says of those that it may lose. What is
+    /// lost is lost whole, from the end.
+    pub fn cut_power(&self, mut lose: impl FnMut(usize) -> usize) {
+        for store in self.state.lock().versions.values() {
+            let mut earlier = store.earlier.lock();
+            let lost = lose(earlier.len()).min(earlier.len());
+            let kept = earlier.len() - lost;
+            if let Some(rows) = earlier.drain(kept..).next() {
+                *store.state.lock() = rows;
+            }
+        }
+    }
+
     /// All versions that are there, of all projections.
     #[must_use]
     pub fn kept(&self) -> Vec<ProjectionVersion> {
@@ -136,6 +154,7 @@ impl ModelStores for MemoryModels {
         let store = Arc::new(MemoryProjection {
             models: models.to_vec(),
             state: Mutex::default(),
+            earlier: Mutex::default(),
             faults: self.faults.clone(),
         });
         state.versions.insert(place, store.clone());
@@ -288,7 +307,11 @@ impl ProjectionStore for MemoryProjection {
             next.mark = mark;
             next.tried = next.tried.filter(|tried| tried.position > mark);
         }
-        *state = next;
+        let mut earlier = self.earlier.lock();
+        if earlier.len() == KEPT {
+            earlier.remove(0);
+        }
+        earlier.push(std::mem::replace(&mut state, next));
         Ok(())
     }
 

@@ -11,6 +11,7 @@ mod event_log;
 #[cfg(debug_assertions)]
 mod faulty_disk;
 pub(crate) mod format;
+mod group;
 pub(crate) mod reader;
 pub(crate) mod recovery;
 pub mod repair;
@@ -32,8 +33,7 @@ use disk::Disk;
 use ebb_domain::commit::{CommandId, Commit, CommitHeader, CommitNumber, NewCommit};
 use ebb_domain::event::{Position, Revision, StoredEvent};
 use ebb_domain::port::log::{
-    AppendError, Durable, EventBatch, EventFilter, EventLog, GroupFailure, Head, KeyMatch, ReadError,
-    ReadLimits, Staged,
+    AppendError, Durable, EventBatch, EventFilter, EventLog, Head, KeyMatch, ReadError, ReadLimits, Staged,
 };
 use ebb_domain::port::storage::StorageError;
 use ebb_domain::port::{Clock, Future};
@@ -42,17 +42,19 @@ use ebb_domain::text::Text;
 use ebb_domain::time::Timestamp;
 use ebb_faults::{Point, crash_point};
 use format::{FLAG_CLOSING, Malformed, Reached};
+#[cfg(any(test, feature = "testing"))]
+pub(crate) use group::Stage;
 use parking_lot::Mutex;
 use reader::{Commits, LookedUp, Memory, Places};
 use recovery::Recovered;
 use segment::{Location, SegmentSet, Target};
-use sequencer::{Bounds, NotStaged, Prepared, Sequencer, Taken};
+use sequencer::{Bounds, NotStaged, Prepared, Sequencer};
 use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Waker};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio::sync::{Notify, Semaphore, watch};
 use writer::{SegmentWriter, WriteFailure};
 
@@ -126,12 +128,14 @@ pub(crate) struct OpenLog<'a> {
     pub(crate) db: &'a sled::Db,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) options: LogOptions,
+    /// No threads: its holder does the log's work, step by step, as simulations do.
+    pub(crate) stepped: bool,
 }
 
 impl DiskLog {
     /// Opens the log in `folder`, making it if it is not there, and brings its index up to date. Blocks.
     pub(crate) fn open(open: OpenLog<'_>) -> Result<Self, StorageError> {
-        let OpenLog { disk, folder, name, db, clock, options } = open;
+        let OpenLog { disk, folder, name, db, clock, options, stepped } = open;
         let recovered = recovery::recover(&disk, folder)?;
         let segments = Arc::new(SegmentSet::new(Arc::clone(&disk), recovered.segments.clone()));
         let Recovered { reached, log, .. } = recovered;
@@ -161,13 +165,16 @@ impl DiskLog {
             durable: watch::Sender::new(durable),
             closed: AtomicBool::new(false),
         });
+        let worker = |name, step: Box<dyn Fn() -> Next + Send + Sync>| {
+            Arc::new(if stepped { Worker::idle(name) } else { Worker::new(name, options.idle, step) })
+        };
         let indexer = {
             let core = Arc::clone(&core);
-            Arc::new(Worker::new(format!("index-{name}"), options.idle, move || core.index_some()))
+            worker(format!("index-{name}"), Box::new(move || core.index_some()))
         };
         let syncer = {
             let (core, indexer) = (Arc::clone(&core), Arc::clone(&indexer));
-            Arc::new(Worker::new(format!("log-{name}"), options.idle, move || core.sync_group(&indexer)))
+            worker(format!("log-{name}"), Box::new(move || core.sync_group(&indexer)))
         };
         let log = Self { core, syncer, indexer, released: None };
         log.core.wake_indexer(&log.indexer);
@@ -198,6 +205,21 @@ impl DiskLog {
     pub(crate) fn on_release(mut self, released: impl FnOnce() + Send + Sync + 'static) -> Self {
         self.released = Some(Box::new(released));
         self
+    }
+
+    /// Goes one step with the group that is on its way, or takes the next; none: none is staged.
+    #[cfg(any(test, feature = "testing"))]
+    pub(crate) fn step_group(&self, stage: Option<Stage>) -> Option<Stage> {
+        match stage {
+            Some(stage) => self.core.advance(stage, &self.indexer),
+            None => self.core.take_group(),
+        }
+    }
+
+    /// Moves some commits to the index.
+    #[cfg(any(test, feature = "testing"))]
+    pub(crate) fn step_index(&self) {
+        self.core.index_some();
     }
 
     #[cfg(test)]
@@ -382,82 +404,6 @@ fn index_failed(error: &IndexError) -> ReadError {
 }
 
 impl Core {
-    /// Writes one group, if one is staged.
-    fn sync_group(&self, indexer: &Worker) -> Next {
-        let Some(Taken { mut run, mut entries, settler, to }) = self.sequencer.lock().take() else {
-            return Next::Idle;
-        };
-        // The open group is empty again.
-        self.room.notify_one();
-        let written = {
-            let sparse = entries.iter().zip(first_positions(&entries, to)).map(|(entry, position)| {
-                format::SparseEntry {
-                    commit: entry.commit,
-                    position,
-                    time: entry.recorded_at.0,
-                    offset: entry.location.offset,
-                }
-            });
-            self.writer.lock().write_group(&mut run, entries.len() as u32, to, sparse, 0)
-        };
-        let start = match written {
-            Ok(start) => start,
-            Err(failure) => {
-                self.fail(settler, &failure);
-                return Next::Now;
-            }
-        };
-        for entry in &mut entries {
-            entry.location.segment = start.segment;
-            entry.location.offset += start.offset;
-        }
-        crash_point(Point::GroupAfterSync);
-        // In this order: whoever hears of the mark finds the commits in the index, and whoever finds nothing staged any
-        // more, and so takes a commit for durable, finds it below the mark.
-        self.index.merge(entries);
-        crash_point(Point::GroupAfterIndex);
-        self.durable.send_replace(Durable { commit: to.commit, position: to.position });
-        crash_point(Point::GroupAfterMark);
-        self.sequencer.lock().settled(run);
-        settler.durable();
-        crash_point(Point::GroupAfterSettle);
-        self.wake_indexer(indexer);
-        Next::Now
-    }
-
-    fn fail(&self, settler: ebb_domain::port::log::GroupSettler, failure: &WriteFailure) {
-        let mut sequencer = self.sequencer.lock();
-        let open = sequencer.rewind();
-        let (why, unknown) = match failure {
-            WriteFailure::NotWritten(error) => {
-                let why = error.to_string();
-                sequencer.block_until(Instant::now() + self.options.retry_after, why.clone());
-                (why, false)
-            }
-            WriteFailure::Poisoned(error) | WriteFailure::Unknown(error) => {
-                let why = format!("a sync failed: {error}");
-                sequencer.poison(why.clone());
-                (why, matches!(failure, WriteFailure::Unknown(_)))
-            }
-        };
-        drop(sequencer);
-        tracing::error!(log = self.name, %why, outcome_unknown = unknown, "a group of commits was not written");
-        settler.failed(if unknown {
-            GroupFailure::OutcomeUnknown(why.clone())
-        } else {
-            GroupFailure::Rewound(why.clone())
-        });
-        // Never written, so its outcome is known even where that of the group before it is not.
-        open.failed(GroupFailure::Rewound(why));
-        self.room.notify_one();
-    }
-
-    /// No thread could be started to write what is staged.
-    fn fail_staged(&self, error: &std::io::Error) {
-        let open = self.sequencer.lock().rewind();
-        open.failed(GroupFailure::Rewound(format!("no thread could be started: {error}")));
-    }
-
     fn wake_indexer(&self, indexer: &Worker) {
         let Backlog { commits, under_way, .. } = self.index.backlog();
         if commits == 0 && !under_way {
@@ -516,15 +462,4 @@ impl Core {
         tracing::warn!(log = self.name, why, "building the index again");
         rebuild(&self.index, &self.segments, None, progress)
     }
-}
-
-/// Position of each entry's first event, given where the log stands behind the last one.
-fn first_positions(entries: &[Entry], to: Reached) -> impl Iterator<Item = u64> + '_ {
-    let count: u64 = entries.iter().map(|entry| u64::from(entry.count)).sum();
-    let mut next = to.position.0 - count + 1;
-    entries.iter().map(move |entry| {
-        let first = next;
-        next += u64::from(entry.count);
-        first
-    })
 }

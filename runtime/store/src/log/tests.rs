@@ -4,7 +4,7 @@ use super::*;
 use crate::testing::conformance::{Subject, all_data, append, commit, event, expecting, stream, with_key};
 use crate::testing::{Crash, ManualClock, ModelDisk};
 use ebb_domain::commit::IdempotencyKey;
-use ebb_domain::port::log::Settlement;
+use ebb_domain::port::log::{GroupFailure, Settlement};
 use futures_util::FutureExt as _;
 use proptest::prelude::*;
 use std::path::PathBuf;
@@ -43,6 +43,7 @@ impl Bed {
             db: &self.db,
             clock: Arc::clone(&self.clock) as Arc<dyn Clock>,
             options: self.options,
+            stepped: false,
         })
     }
 

@@ -4,8 +4,10 @@
 pub mod conformance;
 pub mod fuzz;
 mod model_disk;
+mod stepped;
 
 pub use model_disk::{Crash, ModelDisk};
+pub use stepped::SteppedLog;
 
 use ebb_domain::port::Clock;
 use ebb_domain::time::Timestamp;

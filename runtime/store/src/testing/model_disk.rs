@@ -39,7 +39,48 @@ struct State {
 struct File {
     now: Vec<u8>,
     durable: Vec<u8>,
-    unsynced: Vec<(u64, Vec<u8>)>,
+    unsynced: Vec<Change>,
+    /// What a failed sync left behind: it reads well, and no later sync writes it, unless it is written to again.
+    stuck: Vec<Change>,
+}
+
+enum Change {
+    Write(u64, Vec<u8>),
+    Len(u64),
+}
+
+impl Change {
+    fn apply(&self, to: &mut Vec<u8>) {
+        match self {
+            Self::Write(offset, bytes) => put(to, *offset, bytes),
+            Self::Len(len) => to.resize(*len as usize, 0),
+        }
+    }
+
+    fn meets(&self, offset: u64, len: usize) -> bool {
+        let Self::Write(start, bytes) = self else { return false };
+        *start < offset + len as u64 && offset < start + bytes.len() as u64
+    }
+}
+
+impl File {
+    fn write(&mut self, offset: u64, bytes: &[u8]) {
+        put(&mut self.now, offset, bytes);
+        let written_again = self.stuck.extract_if(.., |change| change.meets(offset, bytes.len()));
+        self.unsynced.extend(written_again);
+        self.unsynced.push(Change::Write(offset, bytes.to_vec()));
+    }
+
+    fn set_len(&mut self, len: u64) {
+        self.now.resize(len as usize, 0);
+        self.unsynced.push(Change::Len(len));
+    }
+
+    fn sync(&mut self) {
+        self.unsynced.drain(..).for_each(|change| change.apply(&mut self.durable));
+        // Journalled, so it is there once anything is.
+        self.durable.resize(self.now.len(), 0);
+    }
 }
 
 struct Handle {
@@ -64,7 +105,7 @@ impl ModelDisk {
         self.0.lock().longest_write = bytes;
     }
 
-    /// Fails the next syncs of files.
+    /// Fails the next syncs, of files and of folders.
     pub fn fail_syncs(&self, count: u32) {
         self.0.lock().failing_syncs = count;
     }
@@ -81,14 +122,24 @@ impl ModelDisk {
         state.names = state.durable_names.clone();
         for (path, file) in &state.names {
             let mut file = file.lock();
-            let unsynced = std::mem::take(&mut file.unsynced);
-            for (offset, bytes) in unsynced {
-                let kept = match fate(path, offset, &bytes) {
-                    Crash::Lose => 0,
-                    Crash::Keep => bytes.len(),
-                    Crash::Tear(at) => at.min(bytes.len()),
-                };
-                put(&mut file.durable, offset, &bytes[..kept]);
+            let mut changes = std::mem::take(&mut file.stuck);
+            changes.append(&mut file.unsynced);
+            for change in changes {
+                match change {
+                    Change::Write(offset, bytes) => {
+                        let kept = match fate(path, offset, &bytes) {
+                            Crash::Lose => 0,
+                            Crash::Keep => bytes.len(),
+                            Crash::Tear(at) => at.min(bytes.len()),
+                        };
+                        put(&mut file.durable, offset, &bytes[..kept]);
+                    }
+                    Change::Len(len) => {
+                        if fate(path, len, &[]) == Crash::Keep {
+                            file.durable.resize(len as usize, 0);
+                        }
+                    }
+                }
             }
             file.now = file.durable.clone();
         }
@@ -103,6 +154,7 @@ impl ModelDisk {
         let mut file = file.lock();
         change(&mut file.now);
         file.durable = file.now.clone();
+        (file.unsynced, file.stuck) = (Vec::new(), Vec::new());
     }
 
     /// A file's bytes.
@@ -130,12 +182,22 @@ impl ModelDisk {
             to.folders = from.folders.clone();
             for (path, file) in &from.names {
                 let now = file.lock().now.clone();
-                let file = File { durable: now.clone(), now, unsynced: Vec::new() };
+                let file = File { durable: now.clone(), now, ..File::default() };
                 to.names.insert(path.clone(), Arc::new(Mutex::new(file)));
             }
             to.durable_names = to.names.clone();
         }
         copy
+    }
+
+    fn count_sync(&self) -> io::Result<()> {
+        let mut state = self.0.lock();
+        if state.failing_syncs > 0 {
+            state.failing_syncs -= 1;
+            return Err(io::Error::other("the disk reports an error"));
+        }
+        state.syncs += 1;
+        Ok(())
     }
 
     fn grow(&self, by: u64) -> io::Result<()> {
@@ -180,24 +242,21 @@ impl LogFile for Handle {
         let grown = (offset + bytes.len() as u64).saturating_sub(self.file.lock().now.len() as u64);
         self.disk.grow(grown)?;
         let mut file = self.file.lock();
-        put(&mut file.now, offset, bytes);
-        file.unsynced.push((offset, bytes.to_vec()));
+        file.write(offset, bytes);
         Ok(bytes.len())
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        {
-            let mut state = self.disk.0.lock();
-            if state.failing_syncs > 0 {
-                state.failing_syncs -= 1;
-                return Err(io::Error::other("the disk reports an error"));
-            }
-            state.syncs += 1;
-        }
+        let synced = self.disk.count_sync();
         let mut file = self.file.lock();
-        file.unsynced.clear();
-        file.durable = file.now.clone();
-        Ok(())
+        match synced {
+            Ok(()) => file.sync(),
+            Err(_) => {
+                let unsynced = std::mem::take(&mut file.unsynced);
+                file.stuck.extend(unsynced);
+            }
+        }
+        synced
     }
 
     fn sync_all(&self) -> io::Result<()> {
@@ -208,7 +267,7 @@ impl LogFile for Handle {
         let held = self.len()?;
         if held < len {
             self.disk.grow(len - held)?;
-            self.file.lock().now.resize(len as usize, 0);
+            self.file.lock().set_len(len);
         }
         Ok(())
     }
@@ -220,7 +279,7 @@ impl LogFile for Handle {
         } else if let Some(space) = &mut self.disk.0.lock().space {
             *space += held - len;
         }
-        self.file.lock().now.resize(len as usize, 0);
+        self.file.lock().set_len(len);
         Ok(())
     }
 }
@@ -263,6 +322,7 @@ impl Disk for ModelDisk {
     }
 
     fn sync_folder(&self, folder: &Path) -> io::Result<()> {
+        self.count_sync()?;
         let mut state = self.0.lock();
         let inside = |path: &PathBuf| path.parent() == Some(folder);
         state.durable_names.retain(|path, _| !inside(path));
