@@ -53,8 +53,6 @@ pub(crate) struct Walk {
     pub(crate) stop: Stop,
     /// Where the last whole group starts.
     pub(crate) last_group: u64,
-    /// Whether that group says that the log was closed.
-    pub(crate) closed: bool,
     pub(crate) groups: u64,
 }
 
@@ -67,7 +65,7 @@ pub(crate) fn walk(
     let len = file.len()?;
     let mut scan = Scan::new(Arc::clone(file), header.seed(), HEADER as u64, len, BLOCK);
     let extent = Extent { end: HEADER as u64, reached: header.base, sparse: Sparse::default() };
-    let mut walk = Walk { extent, stop: Stop::End, last_group: HEADER as u64, closed: false, groups: 0 };
+    let mut walk = Walk { extent, stop: Stop::End, last_group: HEADER as u64, groups: 0 };
     // The group that is being read.
     let mut reached = header.base;
     let (mut commits, mut entries) = (0_u32, Vec::new());
@@ -93,7 +91,6 @@ pub(crate) fn walk(
                 walk.last_group = walk.extent.end;
                 walk.extent.end = offset + MARKER as u64;
                 walk.extent.reached = reached;
-                walk.closed = frame.flags & format::FLAG_CLOSING != 0;
                 walk.groups += 1;
                 entries.drain(..).for_each(|entry| walk.extent.sparse.note(entry));
                 commits = 0;
@@ -230,6 +227,8 @@ pub(crate) fn recover(disk: &Arc<dyn Disk>, folder: &Path) -> Result<Recovered, 
             return Err(damaged(&path, 0, &what));
         }
         let opened = if sequence as usize == last {
+            // The process may have ended between making this name and making it durable.
+            disk.sync_folder(folder).map_err(io)?;
             open_last(&header, &path, &file, &mut recovered)?
         } else {
             open_sealed(&header, &path, &file, &mut recovered)?
@@ -348,9 +347,8 @@ fn open_last(
             }
         }
     }
-    if !walk.closed {
-        make_durable(&**file, &walk, len).map_err(io)?;
-    }
+    // Also the note that the log was closed: it may be what could not be synced.
+    make_durable(&**file, &walk, len).map_err(io)?;
     recovered.reached = extent.reached;
     let segment = Segment::new(header.clone(), path.to_owned(), extent.end, Some(extent.sparse.clone()));
     let segment = Arc::new(segment);

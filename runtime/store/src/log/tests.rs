@@ -278,6 +278,36 @@ mod recovery_rules {
         assert!(refused.contains("newer version of ebb"), "{refused}");
     }
 
+    /// The process ended between making a segment's name and making it durable; the power goes later.
+    #[tokio::test]
+    async fn opening_makes_the_name_of_a_segment_durable() {
+        let bed = Bed::new();
+        append_deposits(&bed.open(), &deposits(3)).await;
+        let bytes = bed.disk.bytes(&Bed::segment(1));
+        let bed = Bed::new();
+        bed.disk.create_folder(&Bed::folder()).unwrap();
+        let file = bed.disk.create(&Bed::segment(1)).unwrap();
+        disk::write_all(&*file, 0, &bytes).unwrap();
+        file.sync_all().unwrap();
+        append_deposits(&bed.open(), &deposits(4)[3..]).await;
+        bed.disk.crash(|_, _, _| Crash::Lose);
+        assert_eq!(all_data(&bed.open()).await, deposits(4));
+    }
+
+    /// Else the groups behind it would lie behind a hole after a power cut, and prove that something is missing.
+    #[tokio::test]
+    async fn a_closing_note_that_could_not_be_synced_is_written_again() {
+        let bed = Bed::new();
+        let log = bed.open();
+        append_deposits(&log, &deposits(3)).await;
+        bed.disk.fail_syncs(1);
+        log.close();
+        drop(log);
+        append_deposits(&bed.open(), &deposits(4)[3..]).await;
+        bed.disk.crash(|_, _, _| Crash::Lose);
+        assert_eq!(all_data(&bed.open()).await, deposits(4));
+    }
+
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(48))]
 
