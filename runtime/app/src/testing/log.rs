@@ -52,6 +52,8 @@ struct State {
     unavailable: Option<String>,
     failing_reads: u32,
     reads: u64,
+    /// The latest time that anybody was told.
+    told: Timestamp,
 }
 
 impl Default for MemoryLog {
@@ -261,7 +263,7 @@ impl State {
     }
 
     fn last_time(&self) -> Timestamp {
-        self.commits.last().map_or(Timestamp::default(), |commit| commit.header.recorded_at)
+        self.commits.last().map_or(self.told, |commit| commit.header.recorded_at.max(self.told))
     }
 
     fn revision(&self, stream: &StreamId) -> Option<Revision> {
@@ -390,7 +392,9 @@ impl EventLog for MemoryLog {
     }
 
     fn now(&self) -> Timestamp {
-        self.clock.now().max(self.state.lock().last_time())
+        let mut state = self.state.lock();
+        state.told = self.clock.now().max(state.last_time());
+        state.told
     }
 
     fn head(&self, stream: &StreamId) -> Result<Head, ReadError> {

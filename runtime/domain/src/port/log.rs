@@ -247,7 +247,8 @@ pub trait EventLog: Send + Sync + 'static {
     /// The durable mark, as it moves.
     fn durable(&self) -> watch::Receiver<Durable>;
 
-    /// A time that no recorded time is behind of: the wall clock, or the last recorded time if that is later.
+    /// The wall clock, or the last time that was recorded or told, if that is later. No later commit is recorded before
+    /// it, though the clock may be set back: so a command is found by its time.
     fn now(&self) -> Timestamp;
 
     /// The end of a stream, staged commits included.

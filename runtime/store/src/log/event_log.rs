@@ -35,7 +35,7 @@ impl Core {
         loop {
             {
                 let sequencer = self.sequencer.lock();
-                let now = self.clock.now().max(sequencer.last_time());
+                let now = sequencer.time(self.clock.now());
                 if let Ok(found) = sequencer.find_key(&hash, known.as_ref(), now, self) {
                     return Ok(found);
                 }
@@ -82,7 +82,7 @@ impl Core {
 
     fn look_up_key(&self, hash: &Hash, actor: &str, key: &str) -> Result<LookedUp, ReadError> {
         let find = || {
-            let now = self.clock.now().max(self.sequencer.lock().last_time());
+            let now = self.sequencer.lock().time(self.clock.now());
             let place = self.index.find_key(hash, now).map_err(|error| index_failed(&error))?;
             Ok(place.map(|place| place.location))
         };
@@ -371,8 +371,7 @@ impl EventLog for DiskLog {
     }
 
     fn now(&self) -> Timestamp {
-        let last = self.core.sequencer.lock().last_time();
-        self.core.clock.now().max(last)
+        self.core.sequencer.lock().tell_time(self.core.clock.now())
     }
 
     fn head(&self, stream: &StreamId) -> Result<Head, ReadError> {

@@ -145,6 +145,8 @@ pub(crate) struct Sequencer {
     in_flight: Option<InFlight>,
     /// Where the log stands with everything that is staged.
     reached: Reached,
+    /// The latest time that anybody was told.
+    told: Timestamp,
     bounds: Bounds,
     blocked: Blocked,
     /// Appends that wait for room, in a queue.
@@ -156,7 +158,9 @@ pub(crate) struct Sequencer {
 impl Sequencer {
     pub(crate) fn new(reached: Reached, bounds: Bounds) -> Self {
         let open = OpenGroup::new(reached, Vec::new());
-        Self { open, in_flight: None, reached, bounds, blocked: Blocked::No, waiting: 0, spare: Vec::new() }
+        let told = reached.time;
+        let blocked = Blocked::No;
+        Self { open, in_flight: None, reached, told, bounds, blocked, waiting: 0, spare: Vec::new() }
     }
 
     /// Whether the open group takes no more before it is taken to be written.
@@ -164,8 +168,16 @@ impl Sequencer {
         self.open.entries.len() >= self.bounds.commits || self.open.run.len() >= self.bounds.bytes
     }
 
-    pub(crate) fn last_time(&self) -> Timestamp {
-        self.reached.time
+    /// The wall clock, or the last time that was given or told, if that is later. What is told is never undercut, though
+    /// the clock may be set back: a command is looked for from its own time on.
+    pub(crate) fn tell_time(&mut self, clock: Timestamp) -> Timestamp {
+        self.told = self.time(clock);
+        self.told
+    }
+
+    /// The time that a commit would get.
+    pub(crate) fn time(&self, clock: Timestamp) -> Timestamp {
+        clock.max(self.told).max(self.reached.time)
     }
 
     pub(crate) fn poisoned(&self) -> bool {
@@ -194,7 +206,7 @@ impl Sequencer {
     ) -> Result<Staged, NotStaged> {
         self.check_open()?;
         let Prepared { commit, key, origin, known_key, known_origin } = prepared;
-        let recorded_at = now.max(self.reached.time);
+        let recorded_at = self.time(now);
 
         if let Some(hash) = key
             && let Some(found) = self.find_key(hash, known_key.as_ref(), recorded_at, memory)?
@@ -329,7 +341,8 @@ impl Sequencer {
         let in_flight = self.in_flight.take();
         let before = in_flight.map_or(self.open.before, |group| group.before);
         // Times are not given back: who was told "now" must not be told less.
-        self.reached = Reached { time: self.reached.time, ..before };
+        self.told = self.told.max(self.reached.time);
+        self.reached = before;
         let open = std::mem::replace(&mut self.open, OpenGroup::new(self.reached, Vec::new()));
         open.settler
     }

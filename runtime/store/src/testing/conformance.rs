@@ -48,6 +48,7 @@ macro_rules! event_log_tests {
             limits_bound_a_read_and_let_one_item_through,
             a_stream_is_read_in_pages_from_any_revision,
             recorded_time_never_decreases,
+            no_commit_is_recorded_before_a_time_that_was_told,
             a_command_is_found_by_its_id,
             what_is_too_large_is_refused_whole,
         );
@@ -390,6 +391,18 @@ pub async fn recorded_time_never_decreases(subject: &Subject) {
     assert!(log.now() >= first.recorded_at);
     let second = append(log, commit("account-1", vec![event("Deposited", "2")])).await;
     assert!(second.recorded_at >= first.recorded_at);
+}
+
+/// A command has its time when it comes in; the clock may be set back before it is decided.
+pub async fn no_commit_is_recorded_before_a_time_that_was_told(subject: &Subject) {
+    let log = &*subject.log;
+    append(log, commit("account-1", vec![event("Opened", "1")])).await;
+    subject.clock.advance(Duration::from_secs(60));
+    let told = log.now();
+    subject.clock.set_back(Duration::from_secs(60));
+    assert!(log.now() >= told);
+    let late = append(log, commit("account-1", vec![event("Deposited", "2")])).await;
+    assert!(late.recorded_at >= told);
 }
 
 /// Long after it was recorded, among many others.
