@@ -78,6 +78,9 @@ pub struct Event {
     pub command_id: String,
     /// The token in its data.
     pub token: String,
+    /// Events of its stream that the module had folded, those before it in its commit included, when it decided on this
+    /// one; none if its data does not say.
+    pub decided_on: Option<u64>,
     /// When it was recorded, in any unit, or any text that sorts by time.
     pub recorded_at: String,
 }
@@ -149,6 +152,12 @@ fn the_log_is_dense(events: &[Event], wrong: &mut Vec<Violation>) {
         if event.revision != *next {
             let (position, stream, revision) = (event.position, &event.stream, event.revision);
             wrong.push(format!("{stream} has revision {revision} at position {position}, not {next}"));
+        }
+        if event.decided_on.is_some_and(|folded| folded != event.revision) {
+            let (position, folded, revision) = (event.position, event.decided_on, event.revision);
+            wrong.push(format!(
+                "position {position} was decided on {folded:?} events, and has revision {revision}"
+            ));
         }
         *next = event.revision + 1;
         if !ids.insert(&event.id) {
@@ -328,6 +337,7 @@ mod tests {
             id: format!("e{position}"),
             command_id: format!("c-{token}"),
             token: token.into(),
+            decided_on: Some(revision),
             recorded_at: format!("{position:03}"),
         }
     }
@@ -372,7 +382,8 @@ mod tests {
     #[test]
     fn every_broken_promise_is_seen() {
         type Break = fn(&mut History);
-        let breaks: [(&str, Break); 14] = [
+        let breaks: [(&str, Break); 15] = [
+            ("a decision was made on old state", |h| h.events[2].decided_on = Some(0)),
             ("an acknowledged event is gone", |h| drop(h.events.pop())),
             ("a position is missing", |h| drop(h.events.remove(1))),
             ("a revision is missing", |h| h.events[2].revision = 2),

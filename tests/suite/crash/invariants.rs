@@ -99,6 +99,7 @@ fn event(event: &Value) -> Event {
         id: text(&event["id"]),
         command_id: text(&event["commandid"]),
         token: said.split(' ').next().unwrap_or_default().to_owned(),
+        decided_on: None,
         recorded_at: text(&event["time"]),
     }
 }
