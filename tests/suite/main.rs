@@ -4,6 +4,7 @@
 mod apps;
 mod architecture;
 mod bad_input;
+mod bench;
 mod cli;
 mod commands;
 mod crash;

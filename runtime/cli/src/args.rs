@@ -85,6 +85,8 @@ pub(crate) enum Command {
     Parked(Parked),
     /// Decide recorded commands again, with the deployed or another module, and show differences
     Replay(Replay),
+    /// Measure this machine with a built-in app, or a server with an app of yours
+    Bench(Bench),
     /// Look after the log of a node that is not running
     #[command(subcommand)]
     Log(Log),
@@ -537,6 +539,62 @@ pub(crate) enum Isolation {
     Shared,
     /// An instance for every decision.
     Fresh,
+}
+
+/// `ebb bench`.
+#[derive(Debug, Args)]
+#[command(group = clap::ArgGroup::new("asked").args(["command", "query"]).multiple(true), after_long_help = "\
+Without --server: starts a node on a folder of its own, which is removed afterwards, and measures the disk, commands,
+reads and live events with a built-in app, beside what the same log and HTTP library do in this process without
+WebAssembly. Nothing else should be going on.
+
+With --server: measures that server with an app of yours.
+
+    ebb bench --server http://127.0.0.1:8080 --app bank --command account deposit \\
+        --id-template 'acct-{n}' --data-template deposit.json --query balances
+
+In templates {n} is a number from 0 to --ids - 1 (in data: the number of the request), {random} a random number and
+{uuid} a random UUID. What is not a success is counted as an error, by its code, and as nothing else.
+
+Exit code 0: measured. 1: measured, and there were errors. 2: could not be measured. 130: interrupted; what was measured
+until then is printed.")]
+pub(crate) struct Bench {
+    /// Measure the node with this data plane instead of this machine
+    #[arg(long, value_name = "URL", value_hint = ValueHint::Url, requires = "asked")]
+    pub(crate) server: Option<String>,
+    /// The app; needed where the node has several and the address is not one of an app's hosts
+    #[arg(long, env = "EBB_APP", value_name = "NAME")]
+    pub(crate) app: Option<String>,
+    /// Bearer token
+    #[arg(long, env = "EBB_TOKEN", hide_env_values = true, value_name = "TOKEN")]
+    pub(crate) token: Option<String>,
+    /// Send this command to this kind of aggregate
+    #[arg(long, num_args = 2, value_names = ["AGGREGATE", "COMMAND"], requires = "server")]
+    pub(crate) command: Vec<String>,
+    /// The commands' data: a file of JSON with holes, `{"amount": {n}, "note": "{uuid}"}` [default: {}]
+    #[arg(long, value_name = "FILE", requires = "command", value_hint = ValueHint::FilePath)]
+    pub(crate) data_template: Option<PathBuf>,
+    /// Read rows of this model by key
+    #[arg(long, value_name = "MODEL", requires = "server")]
+    pub(crate) query: Option<String>,
+    /// The aggregates' ids and the rows' keys
+    #[arg(long, default_value = "bench-{n}", value_name = "TEMPLATE")]
+    pub(crate) id_template: String,
+    /// How many ids take turns
+    #[arg(long, default_value_t = 4096, value_parser = clap::value_parser!(u64).range(1..=10_000_000), value_name = "N")]
+    pub(crate) ids: u64,
+    /// Clients at once, each with a connection of its own
+    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..=1024), value_name = "N")]
+    pub(crate) clients: u16,
+    /// How long each measurement takes
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=3600), value_name = "SECONDS")]
+    pub(crate) seconds: u64,
+    /// Without --server: a folder on the disk to measure
+    #[arg(long, default_value = ".", value_name = "DIR", value_hint = ValueHint::DirPath, conflicts_with = "server")]
+    pub(crate) dir: PathBuf,
+    /// Send commands to another machine, or into an app that has events
+    #[arg(long)]
+    pub(crate) yes: bool,
 }
 
 /// `ebb log`.

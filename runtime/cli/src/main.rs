@@ -1,6 +1,7 @@
 //! The binary `ebb`: a node, and everything around it.
 
 mod args;
+mod bench;
 mod client;
 mod commands;
 mod embedded;
@@ -58,6 +59,7 @@ async fn dispatch(output: Output, command: Command) -> Result<Exit, Failure> {
         Command::Rebuild(args) => run::projections::rebuild(output, args).await,
         Command::Parked(args) => run::projections::parked(output, args).await,
         Command::Replay(args) => run::replay::run(output, args).await,
+        Command::Bench(args) => bench::run(output, args).await,
         Command::Log(command) => run::log::run(output, command).await,
         Command::Completions(args) => completions(output, args.shell),
         Command::Version => version(output),

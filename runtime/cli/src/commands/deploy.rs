@@ -5,6 +5,7 @@ use crate::client::{Path, Server};
 use crate::failure::{Exit, Failure};
 use crate::output::{Align, Output, Table};
 use crate::project::{Project, tar};
+use ebb_app::bundle::Bundle;
 use ebb_app::deploy::Deployment;
 use reqwest::{Method, RequestBuilder};
 use serde::{Deserialize, Serialize};
@@ -43,7 +44,20 @@ pub(crate) async fn send(
     project: &Project,
     if_match: Option<u64>,
 ) -> Result<Deployment, Failure> {
-    let body = tar(&project.bundle())?;
+    send_bundle(server, app, &project.bundle(), if_match).await
+}
+
+/// Deploys a bundle to a control plane.
+///
+/// # Errors
+/// The node does not take it, and says why.
+pub(crate) async fn send_bundle(
+    server: &Server,
+    app: &str,
+    bundle: &Bundle,
+    if_match: Option<u64>,
+) -> Result<Deployment, Failure> {
+    let body = tar(bundle)?;
     let request = server
         .request(Method::PUT, &Path::new().segment("apps").segment(app))
         .header("content-type", "application/x-tar")
