@@ -226,8 +226,16 @@ pub(crate) struct Raw<'a>(&'a [u8]);
 impl<'a> Raw<'a> {
     pub(crate) fn new(record: &'a [u8]) -> Result<Self, Malformed> {
         let raw = Self(record);
-        let texts = record.len() >= FIXED && record.len() >= FIXED + raw.stream_len();
-        if texts { Ok(raw) } else { Err(SHORT) }
+        if record.len() < FIXED || record.len() < FIXED + raw.stream_len() {
+            return Err(SHORT);
+        }
+        // Whoever makes room for the events, or counts on from the first, relies on these.
+        let count = u64::from(raw.event_count());
+        if count > (record.len() / EVENT_FIXED) as u64 {
+            return Err(SHORT);
+        }
+        let last = raw.first_position().0.checked_add(count).and(raw.first_revision().0.checked_add(count));
+        if last.is_none() { Err(Malformed::Damaged("a commit record has impossible numbers")) } else { Ok(raw) }
     }
 
     fn stream_len(self) -> usize {
