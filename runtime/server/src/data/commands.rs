@@ -344,6 +344,23 @@ fn module_problem(error: CallError) -> Problem {
     }
 }
 
+/// Reads what a command reads of its headers.
+#[cfg(feature = "testing")]
+pub(crate) fn fuzz_headers(headers: &HeaderMap) {
+    if let Ok(Some(key)) = idempotency_key(headers) {
+        assert!((1..=255).contains(&key.len()) && key.bytes().all(|byte| byte.is_ascii_graphic()));
+    }
+    if let Err(problem) = precondition(headers) {
+        assert_eq!(problem.status(), StatusCode::BAD_REQUEST);
+    }
+    if let Ok(Some(id)) = id(headers, "ebb-correlation-id") {
+        assert!((1..=MAX_ID_BYTES).contains(&id.len()));
+    }
+    if let Some(parent) = traceparent(headers) {
+        assert!(parent.len() >= 55, "{parent}");
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -447,22 +464,5 @@ mod tests {
         );
         let shown = format!("{:?}", problem.into_reply().body());
         assert!(!shown.contains("/home/dev"), "{shown}");
-    }
-}
-
-/// Reads what a command reads of its headers.
-#[cfg(feature = "testing")]
-pub(crate) fn fuzz_headers(headers: &HeaderMap) {
-    if let Ok(Some(key)) = idempotency_key(headers) {
-        assert!((1..=255).contains(&key.len()) && key.bytes().all(|byte| byte.is_ascii_graphic()));
-    }
-    if let Err(problem) = precondition(headers) {
-        assert_eq!(problem.status(), StatusCode::BAD_REQUEST);
-    }
-    if let Ok(Some(id)) = id(headers, "ebb-correlation-id") {
-        assert!((1..=MAX_ID_BYTES).contains(&id.len()));
-    }
-    if let Some(parent) = traceparent(headers) {
-        assert!(parent.len() >= 55, "{parent}");
     }
 }

@@ -235,7 +235,11 @@ impl<'a> Raw<'a> {
             return Err(SHORT);
         }
         let last = raw.first_position().0.checked_add(count).and(raw.first_revision().0.checked_add(count));
-        if last.is_none() { Err(Malformed::Damaged("a commit record has impossible numbers")) } else { Ok(raw) }
+        if last.is_none() {
+            Err(Malformed::Damaged("a commit record has impossible numbers"))
+        } else {
+            Ok(raw)
+        }
     }
 
     fn stream_len(self) -> usize {
