@@ -11,7 +11,9 @@
 //! [`InstancePolicy::reuse`]: ebb_domain::limits::InstancePolicy::reuse
 
 use crate::bindings::{NewEventOut, PastEventIn};
-use crate::function::{Function, Live, Pool, RETRY_AFTER};
+use crate::function::{Admitted, Function, RETRY_AFTER};
+use crate::live::Live;
+use crate::pool::Pool;
 use bytes::Bytes;
 use ebb_domain::commit::Refusal;
 use ebb_domain::limits::cap;
@@ -113,7 +115,6 @@ impl Commands {
             _ => {
                 let instance = Arc::new(Instance::new());
                 pool.push(instance.clone());
-                self.function.node.instance_made();
                 instance
             }
         };
@@ -180,7 +181,7 @@ impl Commands {
         let mut entered = self.enter(&place.instance).await?;
         let live = match &mut *entered.live {
             Some(live) => live,
-            empty => empty.insert(self.function.instantiate().await?),
+            empty => empty.insert(self.function.make().await?),
         };
         place.instance.free_orphans(live, &self.function).await?;
         let opened = match snapshot {
@@ -245,7 +246,7 @@ struct Entered<'a> {
     instance: &'a Arc<Instance>,
     live: MutexGuard<'a, Option<Live>>,
     sound: bool,
-    _admitted: crate::function::Admitted<'a>,
+    _admitted: Admitted,
     _caller: Caller<'a>,
 }
 

@@ -8,8 +8,8 @@
 //!
 //! - `world` reads what a module is and imports, and lifts core modules; `module` compiles and loads; `artefact` is
 //!   the folder of machine code.
-//! - `function` has what functions of all kinds share, and the calls of a live instance; `commands` and `projections`
-//!   are their pools. `node` has what all functions share.
+//! - `function` has what functions of all kinds share; `pool` keeps their instances, `live` is one and its calls.
+//!   `commands` and `projections` are the kinds. `node` has what all functions share.
 //! - `host` is what guests see; `bindings` are the types of `wit/functions.wit`.
 
 mod artefact;
@@ -21,9 +21,11 @@ mod function;
 #[doc(hidden)]
 pub mod fuzz;
 mod host;
+mod live;
 mod meter;
 mod module;
 mod node;
+mod pool;
 mod projections;
 mod status;
 mod ticker;
@@ -40,12 +42,14 @@ use ebb_domain::port::Future;
 use ebb_domain::port::guest::{
     CallError, CommandModule, CompileError, Engine, FunctionSpec, ModuleKind, ProjectionModule,
 };
-use function::{Function, Pool};
+use function::Function;
+use live::Live;
 use module::{CompileLimits, Modules};
 use node::Node;
-use projections::{Projection, ProjectionHandle};
+use pool::{InstancePool, Pool};
+use projections::Projection;
 use std::path::PathBuf;
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 use std::time::Duration;
 use thiserror::Error;
 use ticker::Ticker;
@@ -163,7 +167,18 @@ impl WasmEngine {
 
     fn function(&self, spec: FunctionSpec, kind: ModuleKind) -> Result<Function, CallError> {
         let module = self.node.modules.get(spec.module, kind)?;
-        Ok(Function::new(spec, module, self.node.clone()))
+        // Aggregates share instances and take turns in them; every other call has an instance to itself.
+        let places = match kind {
+            ModuleKind::Command => spec.limits.concurrency,
+            ModuleKind::Projection => spec.limits.concurrency.min(spec.instances.max),
+        };
+        Ok(Function::new(spec, places.get(), module, self.node.clone()))
+    }
+
+    /// The node knows the function's instances from now on, for as long as someone has the function.
+    fn add<P: Pool + 'static>(&self, pool: &Arc<P>) {
+        let pool: Arc<dyn Pool> = pool.clone();
+        self.node.add(Arc::downgrade(&pool));
     }
 }
 
@@ -174,15 +189,13 @@ impl Engine for WasmEngine {
 
     fn commands(&self, spec: FunctionSpec) -> Result<Arc<dyn CommandModule>, CallError> {
         let commands = Arc::new(Commands::new(self.function(spec, ModuleKind::Command)?));
-        let pool: Weak<dyn Pool> = Arc::downgrade(&(commands.clone() as Arc<dyn Pool>));
-        self.node.add(pool);
+        self.add(&commands);
         Ok(Arc::new(CommandHandle(commands)))
     }
 
     fn projection(&self, spec: FunctionSpec) -> Result<Arc<dyn ProjectionModule>, CallError> {
-        let projection = Arc::new(Projection::new(self.function(spec, ModuleKind::Projection)?));
-        let pool: Weak<dyn Pool> = Arc::downgrade(&(projection.clone() as Arc<dyn Pool>));
-        self.node.add(pool);
-        Ok(Arc::new(ProjectionHandle(projection)))
+        let pool = InstancePool::<Live>::new(self.function(spec, ModuleKind::Projection)?);
+        self.add(&pool);
+        Ok(Arc::new(Projection(pool)))
     }
 }

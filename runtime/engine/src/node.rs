@@ -1,7 +1,7 @@
 //! What all functions of a node share: modules, places, the ticker, and the reaper of idle instances.
 
-use crate::function::Pool;
 use crate::module::Modules;
+use crate::pool::Pool;
 use crate::ticker::Ticker;
 use parking_lot::Mutex;
 use std::sync::{Arc, Weak};
@@ -13,7 +13,7 @@ use tokio::task::JoinHandle;
 pub(crate) struct Node {
     pub(crate) modules: Arc<Modules>,
     pub(crate) ticker: Ticker,
-    pub(crate) concurrency: Semaphore,
+    pub(crate) concurrency: Arc<Semaphore>,
     pools: Mutex<Vec<Weak<dyn Pool>>>,
     /// The task that drops idle instances: there is one only while there are instances.
     reaper: Mutex<Option<JoinHandle<()>>>,
@@ -25,7 +25,7 @@ impl Node {
         Arc::new_cyclic(|this| Self {
             modules,
             ticker,
-            concurrency: Semaphore::new(concurrency),
+            concurrency: Arc::new(Semaphore::new(concurrency)),
             pools: Mutex::default(),
             reaper: Mutex::default(),
             this: this.clone(),

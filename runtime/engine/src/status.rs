@@ -1,6 +1,6 @@
 //! What `GET /functions` tells about a function.
 
-use crate::function::Pool;
+use crate::pool::Pool;
 use ebb_domain::digest::Digest;
 use ebb_domain::name::AppName;
 use ebb_domain::text::Text;
@@ -32,6 +32,10 @@ pub struct FunctionStatus {
     pub state: FunctionState,
     /// Instances it has, in use or idle.
     pub instances: usize,
+    /// Instances that were made for it.
+    pub inits: u64,
+    /// Time that making them took, in microseconds, loading included.
+    pub init_micros: u64,
     /// Calls that have ended, in whatever way.
     pub calls: u64,
     /// Calls that ended with an error. A refusal is none.
@@ -60,6 +64,8 @@ impl FunctionStatus {
             module: function.module.digest(),
             state,
             instances,
+            inits: count(&function.inits),
+            init_micros: count(&function.init_nanos) / 1000,
             calls: count(&function.calls),
             errors: count(&function.errors),
             cpu_micros: count(&function.cpu_nanos) / 1000,
