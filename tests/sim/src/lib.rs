@@ -184,7 +184,7 @@ fn read_all(disk: &ModelDisk) -> Result<Vec<(u64, String)>, String> {
     let disk = Arc::new(PoweredDisk { disk: disk.clone(), power });
     let clock = Arc::new(ebb_app::testing::ManualClock::default());
     let log = SteppedLog::open(disk, Path::new(FOLDER), &database(), clock, 100).map_err(|error| error.0)?;
-    let runtime = life::runtime();
+    let runtime = life::runtime(&Dice::new(0));
     runtime.block_on(async {
         let (log, mut at, mut all) = (log.log(), Position::START, Vec::new());
         loop {

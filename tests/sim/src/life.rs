@@ -2,6 +2,7 @@
 
 use crate::FOLDER;
 use crate::actors::{Node, model_name, projection_name};
+use crate::dice::Dice;
 use crate::guest::{self, ALL, Counters, MANIFEST};
 use crate::invariants::{Event, History, Projection, Recorded, Told};
 use crate::power::{Power, PoweredDisk};
@@ -37,8 +38,15 @@ pub(crate) enum Ending {
 const LONG: Duration = Duration::from_secs(3600);
 
 /// One thread, and time that passes when nobody has anything to do.
-pub(crate) fn runtime() -> tokio::runtime::Runtime {
+///
+/// tokio wakes those who wait for one `watch` in an order of its own, which a seed decides only where it is built with its
+/// unstable options: `scripts/simulate` does that, the suite does not.
+pub(crate) fn runtime(dice: &Dice) -> tokio::runtime::Runtime {
     let mut builder = tokio::runtime::Builder::new_current_thread();
+    let seed = dice.roll(0..u64::MAX);
+    #[cfg(tokio_unstable)]
+    builder.rng_seed(tokio::runtime::RngSeed::from_bytes(&seed.to_le_bytes()));
+    let _ = seed;
     builder.enable_time().start_paused(true).build().expect("a runtime")
 }
 
@@ -49,7 +57,7 @@ pub(crate) fn live(world: &Arc<World>, db: &sled::Db) -> Ending {
     let most = if dice.chance(25) { 12 } else { 250 };
     let calls = dice.chance(60).then(|| dice.roll(0..most));
     let power = Power::new(calls, dice.fork());
-    let runtime = runtime();
+    let runtime = runtime(&dice);
     let ending = runtime.block_on(async {
         let (log, node) = match start(world, db, &power) {
             Ok(started) => started,
@@ -126,7 +134,7 @@ async fn stop(
 }
 
 /// Writes groups and moves commits to the index, at moments of its own.
-fn sync(log: &Arc<SteppedLog>, node: &Node, dice: &crate::dice::Dice) -> JoinHandle<()> {
+fn sync(log: &Arc<SteppedLog>, node: &Node, dice: &Dice) -> JoinHandle<()> {
     let (log, power, dice) = (log.clone(), node.power.clone(), dice.fork());
     tokio::spawn(async move {
         loop {
@@ -222,7 +230,7 @@ pub(crate) fn end(world: &Arc<World>, db: &sled::Db) -> Result<History, String> 
     world.broken.store(false, Ordering::SeqCst);
     world.shaky.store(false, Ordering::SeqCst);
     let power = Power::new(None, world.dice.fork());
-    let runtime = runtime();
+    let runtime = runtime(&world.dice);
     runtime.block_on(async {
         let (log, node) = start(world, db, &power)?;
         let dice = world.dice.fork();

@@ -37,3 +37,13 @@ fn seeds_that_broke_a_promise_once_keep_it() {
     let seeds = KEPT.lines().filter(|line| !line.starts_with('#') && !line.is_empty());
     keep_every_promise(seeds.map(|line| line.split(' ').next().unwrap_or_default().parse().expect("a seed")));
 }
+
+/// Only as `scripts/simulate` builds it: see `life::runtime`.
+#[cfg(tokio_unstable)]
+#[test]
+fn a_seed_does_the_same_things_in_the_same_order_each_time() {
+    for seed in 0..40 {
+        let (one, other) = (ebb_sim::run(seed), ebb_sim::run(seed));
+        assert_eq!((one.trace, one.stats), (other.trace, other.stats), "seed {seed}");
+    }
+}
