@@ -203,6 +203,7 @@ pub(crate) fn functions(engine: &Arc<dyn Engine>, checked: &Checked) -> Result<F
             module,
             limits: spec.limits,
             instances: spec.instances,
+            capabilities: Default::default(),
         };
         let commands =
             engine.commands(function).map_err(|error| DeployError::Unavailable(error.to_string()))?;

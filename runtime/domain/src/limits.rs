@@ -59,6 +59,9 @@ impl Limits {
 
     /// Defaults of a projection module.
     pub const PROJECTION: Self = Self { cpu: Duration::from_secs(5), ..Self::COMMAND };
+
+    /// Defaults of an HTTP function.
+    pub const HTTP: Self = Self { cpu: Duration::from_secs(30), ..Self::COMMAND };
 }
 
 /// How long instances live and how many there are.
@@ -74,13 +77,23 @@ pub struct InstancePolicy {
     pub aggregates: NonZeroU32,
 }
 
+impl InstancePolicy {
+    /// Defaults of command and projection modules.
+    pub const DETERMINISTIC: Self = Self {
+        reuse: NonZeroU32::new(100_000).unwrap(),
+        max: NonZeroU32::new(16).unwrap(),
+        idle: Duration::from_secs(60),
+        aggregates: NonZeroU32::new(256).unwrap(),
+    };
+
+    /// Defaults of an HTTP function: as many instances as calls, since each call has one to itself and may wait for
+    /// others; and a younger end, since what a guest of any toolchain leaves behind from call to call adds up.
+    pub const HTTP: Self =
+        Self { reuse: NonZeroU32::new(1000).unwrap(), max: Limits::HTTP.concurrency, ..Self::DETERMINISTIC };
+}
+
 impl Default for InstancePolicy {
     fn default() -> Self {
-        Self {
-            reuse: NonZeroU32::new(100_000).unwrap(),
-            max: NonZeroU32::new(16).unwrap(),
-            idle: Duration::from_secs(60),
-            aggregates: NonZeroU32::new(256).unwrap(),
-        }
+        Self::DETERMINISTIC
     }
 }

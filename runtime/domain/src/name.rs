@@ -140,6 +140,11 @@ name!(
     "use 1 to 64 of a-z, 0-9, - and _, starting with a letter"
 );
 name!(
+    /// A function that a trigger calls.
+    FunctionName, "a function name", is_kebab,
+    "use 1 to 64 of a-z, 0-9, - and _, starting with a letter"
+);
+name!(
     /// A column of a model.
     ColumnName, "a column name", is_snake,
     "use 1 to 64 of a-z, 0-9 and _, starting with a letter"

@@ -1,8 +1,10 @@
 //! `GET /openapi.json`: what an app offers on the data plane, from its manifest, as OpenAPI 3.1.
 
-use crate::manifest::{AggregateSpec, CommandSpec, Manifest, ModelSpec};
+use crate::manifest::function::HttpMethod;
+use crate::manifest::{AggregateSpec, CommandSpec, HttpTrigger, Manifest, ModelSpec, Trigger};
 use crate::model::ColumnType;
-use crate::name::{CommandName, ModelName};
+use crate::name::{CommandName, FunctionName, ModelName};
+use crate::route::Route;
 use crate::stream::MAX_KEY_BYTES;
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
@@ -59,6 +61,7 @@ pub fn openapi(manifest: &Manifest, schemas: &BTreeMap<PathBuf, Value>) -> Value
         paths.insert(format!("/models/{name}/{{key}}"), json!({"get": model_row(name, &row)}));
         paths.insert(format!("/models/{name}"), json!({"get": model_query(name, model, &row)}));
     }
+    functions(manifest, &mut paths);
     let mut servers = vec![json!({"url": format!("/apps/{}", manifest.name)})];
     if !manifest.hosts.is_empty() {
         let description = format!("Requests for {}", manifest.hosts.join(", "));
@@ -223,6 +226,42 @@ fn rebase(value: &mut Value, base: &str) {
         }
         _ => {}
     }
+}
+
+/// Functions by the shape of their routes: paths that differ in their parameters' names only are one path to OpenAPI.
+fn functions(manifest: &Manifest, paths: &mut Map<String, Value>) {
+    let mut by_shape: BTreeMap<String, (&HttpTrigger, Map<String, Value>)> = BTreeMap::new();
+    for (name, function) in &manifest.functions {
+        let Trigger::Http(http) = &function.trigger;
+        let (first, operations) = by_shape.entry(http.route.shape()).or_insert_with(|| (http, Map::new()));
+        for method in http.methods.iter() {
+            let operation = function_operation(name, &first.route, method);
+            let listed = http.methods.0.as_ref().is_some_and(|methods| methods.contains(&method));
+            let method = method.as_str().to_ascii_lowercase();
+            // A `HEAD` that another function lists goes before one that is only implied.
+            if listed || !operations.contains_key(&method) {
+                operations.insert(method, operation);
+            }
+        }
+    }
+    for (http, operations) in by_shape.into_values() {
+        paths.insert(http.route.template(), operations.into());
+    }
+}
+
+fn function_operation(name: &FunctionName, route: &Route, method: HttpMethod) -> Value {
+    let parameters: Vec<Value> = (route.parameters())
+        .map(|name| json!({"name": name, "in": "path", "required": true, "schema": {"type": "string"}}))
+        .collect();
+    let mut answers = responses(&["401", "403", "413", "429", "500", "503", "504"]);
+    answers.insert("default".into(), json!({"description": "What the function answers."}));
+    json!({
+        "operationId": format!("function.{name}.{}", method.as_str().to_ascii_lowercase()),
+        "summary": format!("Call `{name}`"),
+        "tags": [format!("function {name}")],
+        "parameters": parameters,
+        "responses": answers,
+    })
 }
 
 fn command_log() -> Value {
@@ -642,7 +681,7 @@ mod tests {
             for (path, operation) in operations(&document) {
                 assert!(ids.insert(operation["operationId"].as_str().unwrap()), "{path}");
                 let responses = operation["responses"].as_object().unwrap();
-                assert!(responses.contains_key("200"));
+                assert!(responses.contains_key("200") || responses.contains_key("default"));
                 for response in responses.values().map(|response| resolve(&document, response)) {
                     assert!(response["description"].is_string());
                     for header in response["headers"].as_object().into_iter().flat_map(Map::values) {

@@ -59,7 +59,8 @@ impl Artefacts {
         let mut mac = Hmac::<Sha256>::new_from_slice(&self.key).expect("HMAC takes keys of any length");
         mac.update(self.fingerprint.as_bytes());
         mac.update(&digest.0);
-        mac.update(&[kind as u8]);
+        mac.update(kind.name().as_bytes());
+        mac.update(&[0]);
         mac.update(code);
         mac
     }

@@ -40,7 +40,8 @@ use ebb_domain::digest::Digest;
 use ebb_domain::limits::cap;
 use ebb_domain::port::Future;
 use ebb_domain::port::guest::{
-    CallError, CommandModule, CompileError, Engine, FunctionSpec, ModuleKind, ProjectionModule,
+    BodyBounds, CallError, CommandModule, CompileError, Engine, FunctionSpec, HttpFunction, ModuleKind,
+    ProjectionModule,
 };
 use function::Function;
 use live::Live;
@@ -170,7 +171,7 @@ impl WasmEngine {
         // Aggregates share instances and take turns in them; every other call has an instance to itself.
         let places = match kind {
             ModuleKind::Command => spec.limits.concurrency,
-            ModuleKind::Projection => spec.limits.concurrency.min(spec.instances.max),
+            ModuleKind::Projection | ModuleKind::Http(_) => spec.limits.concurrency.min(spec.instances.max),
         };
         Ok(Function::new(spec, places.get(), module, self.node.clone()))
     }
@@ -197,5 +198,12 @@ impl Engine for WasmEngine {
         let pool = InstancePool::<Live>::new(self.function(spec, ModuleKind::Projection)?);
         self.add(&pool);
         Ok(Arc::new(Projection(pool)))
+    }
+
+    fn http(&self, spec: FunctionSpec, _: BodyBounds) -> Result<Arc<dyn HttpFunction>, CallError> {
+        Err(CallError::Failed(format!(
+            "`{}` can't be run: this engine does not run HTTP functions yet",
+            spec.function
+        )))
     }
 }

@@ -29,6 +29,7 @@ impl KindExt for ModuleKind {
         match self {
             Self::Command => "command",
             Self::Projection => "projection",
+            Self::Http(_) => "http",
         }
     }
 
@@ -36,6 +37,7 @@ impl KindExt for ModuleKind {
         match self {
             Self::Command => "ebbtide:functions/aggregates@0.1.0",
             Self::Projection => "ebbtide:functions/projections@0.1.0",
+            Self::Http(_) => "wasi:http/handler@0.3.0",
         }
     }
 
@@ -43,6 +45,7 @@ impl KindExt for ModuleKind {
         match self {
             Self::Command => &["ebbtide:functions/log"],
             Self::Projection => &["ebbtide:functions/log", "ebbtide:functions/rows"],
+            Self::Http(_) => &["ebbtide:functions/log"],
         }
     }
 }

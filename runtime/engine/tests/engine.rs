@@ -52,6 +52,7 @@ fn spec(module: Digest) -> FunctionSpec {
         module,
         limits: Limits { cpu: Duration::from_secs(5), ..Limits::COMMAND },
         instances: InstancePolicy::default(),
+        capabilities: Default::default(),
     }
 }
 

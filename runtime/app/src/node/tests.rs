@@ -5,7 +5,8 @@ use crate::testing::{ManualClock, MemoryModels, MemoryStorage};
 use bytes::Bytes;
 use ebb_domain::port::Future;
 use ebb_domain::port::guest::{
-    CallError, CommandModule, CompileError, FunctionSpec, ModuleKind, ProjectionModule,
+    BodyBounds, CallError, CommandModule, CompileError, FunctionSpec, HttpFunction, ModuleKind,
+    ProjectionModule,
 };
 
 const MANIFEST: &str = r#"
@@ -41,6 +42,10 @@ impl Engine for AnyModule {
 
     fn projection(&self, _: FunctionSpec) -> Result<Arc<dyn ProjectionModule>, CallError> {
         Ok(crate::testing::ScriptedProjection::new(|_, _| Ok(())))
+    }
+
+    fn http(&self, spec: FunctionSpec, _: BodyBounds) -> Result<Arc<dyn HttpFunction>, CallError> {
+        Err(CallError::Failed(format!("`{}` is never asked to run", spec.function)))
     }
 }
 

@@ -229,6 +229,7 @@ impl Projections {
             module: deployment.module,
             limits: spec.limits,
             instances: spec.instances,
+            capabilities: Default::default(),
         };
         let module = self.deps.engine.projection(function);
         let module =

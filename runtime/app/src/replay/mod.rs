@@ -201,6 +201,7 @@ impl Subject {
                 module: function.digest,
                 limits: function.spec.limits,
                 instances: InstancePolicy { idle: Duration::from_secs(1), ..instances },
+                capabilities: Default::default(),
             })
         };
         let own = function.spec.instances;

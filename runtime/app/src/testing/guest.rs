@@ -5,8 +5,8 @@ use ebb_domain::digest::Digest;
 use ebb_domain::event::StoredEvent;
 use ebb_domain::port::Future;
 use ebb_domain::port::guest::{
-    ApplyError, CallError, CommandModule, CompileError, Engine, FunctionSpec, ModuleKind, ProjectionModule,
-    SharedRows,
+    ApplyError, BodyBounds, CallError, CommandModule, CompileError, Engine, FunctionSpec, HttpFunction,
+    ModuleKind, ProjectionModule, SharedRows,
 };
 use ebb_domain::port::models::{ModelError, Rows};
 use parking_lot::Mutex;
@@ -125,5 +125,9 @@ impl Engine for ProjectionEngine {
             Some(module) => Ok(module.clone()),
             None => Err(CallError::Failed(format!("there is no module {}", spec.module.short()))),
         }
+    }
+
+    fn http(&self, spec: FunctionSpec, _: BodyBounds) -> Result<Arc<dyn HttpFunction>, CallError> {
+        Err(CallError::Failed(format!("`{}` is not a projection", spec.function)))
     }
 }

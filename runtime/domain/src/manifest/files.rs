@@ -89,6 +89,7 @@ impl FileRef {
             CompileError::WrongWorld { .. } => {
                 "export it with the SDK's macro for this kind of module, or move the module to the section it is made for"
             }
+            CompileError::ForbiddenImport { kind: "http", import } => granting(import),
             CompileError::ForbiddenImport { .. } => {
                 "take out what needs it: command and projection modules have no network, files or real clock"
             }
@@ -110,6 +111,19 @@ impl FileRef {
     fn problem(&self, kind: ProblemKind, message: String, hint: Option<&str>) -> Problem {
         let (place, key) = (self.place.clone(), self.key.clone());
         Problem { kind, place, key, message, hint: hint.map(str::to_owned) }
+    }
+}
+
+/// What to write so that a function may import this.
+fn granting(import: &str) -> &'static str {
+    if import.starts_with("wasi:http/") {
+        "grant the hosts that it sends requests to: capabilities = { outbound-http = [\"api.example.org:443\"] }"
+    } else if import.starts_with("ebbtide:functions/commands") {
+        "grant the aggregates that it sends commands to: capabilities = { commands = [\"…\"] }"
+    } else if import.starts_with("ebbtide:functions/models") {
+        "grant the models that it reads: capabilities = { models = [\"…\"] }"
+    } else {
+        "take out what needs it: a function has no sockets, and of our interfaces only what its capabilities grant"
     }
 }
 

@@ -4,6 +4,7 @@
 //! files at hand lets [`Manifest::parse_with`] look at them, so that one report has everything.
 
 mod files;
+pub mod function;
 mod parse;
 mod problem;
 mod reader;
@@ -11,11 +12,12 @@ mod reader;
 mod tests;
 
 pub use files::{FilePurpose, FileRef};
+pub use function::{Capabilities, FunctionSpec, HttpTrigger, Trigger};
 pub use problem::{FILE_NAME, Place, Problem, ProblemKind, Problems};
 
 use crate::limits::{InstancePolicy, Limits};
 use crate::model::ModelSchema;
-use crate::name::{AggregateName, AppName, CommandName, EventType, ModelName, ProjectionName};
+use crate::name::{AggregateName, AppName, CommandName, EventType, FunctionName, ModelName, ProjectionName};
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::num::{NonZeroU32, NonZeroUsize};
@@ -39,6 +41,8 @@ pub struct Manifest {
     pub models: BTreeMap<ModelName, ModelSpec>,
     /// Projections by name.
     pub projections: BTreeMap<ProjectionName, ProjectionSpec>,
+    /// Functions by name.
+    pub functions: BTreeMap<FunctionName, FunctionSpec>,
     files: Vec<FileRef>,
 }
 

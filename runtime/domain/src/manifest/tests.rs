@@ -1,7 +1,7 @@
 use super::parse::keys;
-use super::{FilePurpose, LaneBy, Manifest, ProblemKind, Source};
-use crate::limits::Limits;
-use crate::port::guest::ModuleKind;
+use super::{Capabilities, FilePurpose, LaneBy, Manifest, ProblemKind, Source, Trigger};
+use crate::limits::{InstancePolicy, Limits};
+use crate::port::guest::{Grants, ModuleKind};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use std::time::Duration;
@@ -82,6 +82,16 @@ fn every_key_is_understood() {
     assert_eq!(projection.retry.max_backoff, Duration::from_secs(60));
     let Source::Log { aggregates, types } = &projection.source;
     assert_eq!((aggregates.len(), types.len()), (1, 1));
+    let hello = &manifest.functions["hello".as_bytes()];
+    let Trigger::Http(http) = &hello.trigger;
+    assert_eq!((http.route.as_str(), http.max_body, http.max_response), ("/hello/{name}", 64 << 10, 1 << 30));
+    assert_eq!(http.methods.take("DELETE"), None);
+    assert_eq!((hello.limits.wall, hello.limits.cpu), (Duration::from_secs(900), Duration::from_secs(30)));
+    let Capabilities { outbound_http, commands, models, env, secrets, tmp } = &hello.capabilities;
+    assert!(outbound_http.private && outbound_http.destinations.len() == 4);
+    assert_eq!((commands.len(), models.len(), env.len(), secrets.len(), *tmp), (1, 1, 1, 1, Some(16 << 20)));
+    let files = &manifest.functions["files".as_bytes()];
+    assert_eq!((files.capabilities.grants(), files.instances), (Grants::default(), InstancePolicy::HTTP));
 }
 
 #[test]
@@ -201,10 +211,43 @@ fn hosts_are_names_and_nothing_else() {
     assert!(problems(&hosts("[\"bank.localhost\", \"127.0.0.1\"]")).is_empty());
 }
 
+const HELLO: &str =
+    "\n[function.hello]\nmodule = \"hello.wasm\"\ntrigger = { http = { route = \"/hello\" } }\n";
+
+/// A manifest with one function, and a line more in it.
+fn hello_with(line: &str) -> String {
+    format!("{BANK}{HELLO}{line}\n")
+}
+
+#[test]
+fn every_mistake_in_a_function_is_reported() {
+    let text = format!("{BANK}{}", include_str!("../../tests/manifests/functions-with-mistakes.toml"));
+    insta::assert_snapshot!(Manifest::parse(&text).unwrap_err());
+}
+
+#[test]
+fn functions_of_one_route_share_it_by_method() {
+    let other = |route: &str, methods: &str| {
+        hello_with(&format!(
+            "[function.other]\nmodule = \"o.wasm\"\ntrigger.http = {{ route = \"{route}\"{methods} }}"
+        ))
+    };
+    assert!(problem(&other("/hello", "")).contains("as \"/hello\" of `function.hello` (line 23)"));
+    assert!(problem(&other("/hello", ", methods = [\"GET\"]")).contains("with `GET`"));
+    assert!(problems(&other("/hello/", "")).is_empty());
+    let both = other("/hello", ", methods = [\"POST\"]")
+        .replace("{ route = \"/hello\" }", "{ route = \"/hello\", methods = [\"GET\"] }");
+    assert!(problems(&both).is_empty());
+}
+
+#[test]
+fn where_a_secret_is_kept_is_not_for_a_manifest_to_say() {
+    let text = hello_with("capabilities = { secrets = { KEY = { file = \"/etc/shadow\" } } }");
+    assert!(problem(&text).contains("write `secrets = [\"API_KEY\"]`"));
+}
+
 #[test]
 fn what_a_later_version_will_know_is_called_by_its_name() {
-    let function = format!("{BANK}\n[function.hello]\nmodule = \"hello.wasm\"\n");
-    assert!(problem(&function).contains("`function.hello`: functions are not available in this version"));
     let topics = bank_with("{ aggregates = [\"account\"] }", "{ topics = [\"payments\"], via = \"log\" }");
     assert!(problem(&topics).contains("projections from Kafka topics are not available"));
     let kinds: Vec<_> =
@@ -303,6 +346,10 @@ fn editors_and_the_parser_know_the_same_keys() {
         (defs("batch"), keys::BATCH),
         (defs("lane-by-field"), keys::LANE_BY),
         (defs("retry"), keys::RETRY),
+        (defs("function"), keys::FUNCTION),
+        (defs("trigger"), keys::TRIGGER),
+        (defs("http"), keys::HTTP),
+        (defs("capabilities"), keys::CAPABILITIES),
         (defs("limits"), keys::LIMITS),
         (defs("instances"), keys::INSTANCES),
     ] {

@@ -8,6 +8,7 @@ use crate::commit::Refusal;
 use crate::digest::Digest;
 use crate::event::StoredEvent;
 use crate::limits::{InstancePolicy, Limits};
+use crate::manifest::Capabilities;
 use crate::name::{AppName, CommandName};
 use crate::stream::StreamId;
 use crate::text::Text;
@@ -24,6 +25,20 @@ pub enum ModuleKind {
     Command,
     /// World `projection`.
     Projection,
+    /// `wasi:http`: `service` of 0.3, or `proxy` of 0.2.
+    Http(Grants),
+}
+
+/// Interfaces that a function is granted beyond those that every function has. What is not granted is not linked, and
+/// a module that imports it is refused at deploy.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Grants {
+    /// Outgoing requests of `wasi:http`.
+    pub outbound_http: bool,
+    /// `ebbtide:functions/commands`.
+    pub commands: bool,
+    /// `ebbtide:functions/models`.
+    pub models: bool,
 }
 
 /// Why a module was not accepted at deploy.
@@ -35,7 +50,7 @@ pub enum CompileError {
     /// It exports another world than the manifest says.
     #[error("does not export `{expected}`, which a {kind} module needs; it exports {found}")]
     WrongWorld {
-        /// `command` or `projection`.
+        /// `command`, `projection` or `http`.
         kind: &'static str,
         /// The missing export, `ebbtide:functions/aggregates@0.1.0`.
         expected: String,
@@ -45,7 +60,7 @@ pub enum CompileError {
     /// It imports what it is not granted.
     #[error("imports `{import}`, which a {kind} module is not granted")]
     ForbiddenImport {
-        /// `command` or `projection`.
+        /// `command`, `projection` or `http`.
         kind: &'static str,
         /// The import, by its full name.
         import: String,
@@ -127,6 +142,8 @@ pub struct FunctionSpec {
     pub limits: Limits,
     /// How its instances live.
     pub instances: InstancePolicy,
+    /// What it may reach: nothing, for command and projection modules.
+    pub capabilities: Arc<Capabilities>,
 }
 
 /// Compiles modules at deploy, and runs them.
@@ -146,6 +163,12 @@ pub trait Engine: Send + Sync + 'static {
     /// # Errors
     /// No artefact of that digest is there.
     fn projection(&self, spec: FunctionSpec) -> Result<Arc<dyn ProjectionModule>, CallError>;
+
+    /// A compiled HTTP function, likewise.
+    ///
+    /// # Errors
+    /// No artefact of that digest is there.
+    fn http(&self, spec: FunctionSpec, bounds: BodyBounds) -> Result<Arc<dyn HttpFunction>, CallError>;
 }
 
 /// A command, as a guest sees it.
@@ -256,4 +279,53 @@ pub trait ProjectionModule: Send + Sync + 'static {
     /// from a clean one; what was written to `rows` is the caller's to discard.
     fn apply<'a>(&'a self, events: &'a [StoredEvent], rows: SharedRows)
     -> Future<'a, Result<(), ApplyError>>;
+}
+
+/// A body as it streams: data, and perhaps trailers at its end.
+pub type HttpBody = http_body_util::combinators::UnsyncBoxBody<Bytes, BodyError>;
+
+/// Why a body ended before its end.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum BodyError {
+    /// More bytes than a body may have.
+    #[error("the body has more than {limit} bytes")]
+    TooLarge {
+        /// The limit.
+        limit: u64,
+    },
+    /// The sender went away, or did not keep to the protocol.
+    #[error("the body broke off: {0}")]
+    Broken(String),
+    /// The function failed in the middle of its response.
+    #[error(transparent)]
+    Call(#[from] CallError),
+}
+
+/// Bytes of bodies at most.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BodyBounds {
+    /// Of a request.
+    pub request: u64,
+    /// Of a response.
+    pub response: u64,
+}
+
+/// A request for a function, as its guest sees it: nothing in it is hop-by-hop, and what the platform says in headers
+/// was said by nobody else.
+#[derive(Debug)]
+pub struct HttpCall {
+    /// The request. Its URI is absolute.
+    pub request: http::Request<HttpBody>,
+    /// Who sends it: what a guest does is done in this name.
+    pub actor: Text,
+    /// Ties everything that one outside cause led to.
+    pub correlation_id: Text,
+}
+
+/// A deployed HTTP function.
+pub trait HttpFunction: Send + Sync + 'static {
+    /// Answers a request: ready when the guest has given status and headers. The body streams from the instance,
+    /// which is in use, within the limits of the function, until the body has ended; dropping the body ends the call.
+    /// A response whose body ends in an error must not look complete to the caller.
+    fn call(&self, call: HttpCall) -> Future<'_, Result<http::Response<HttpBody>, CallError>>;
 }

@@ -1,7 +1,7 @@
 //! `[aggregate.NAME]`.
 
 use super::{Walk, keys};
-use crate::limits::Limits;
+use crate::limits::{InstancePolicy, Limits};
 use crate::manifest::problem::ProblemKind;
 use crate::manifest::reader::{Field, Section};
 use crate::manifest::{AggregateSpec, CommandSpec, EventSpec};
@@ -31,7 +31,7 @@ impl<'a> Walk<'a> {
         let record_commands = section.get("record-commands").and_then(|f| self.reader.boolean(&f));
         let allow = self.allow(&section);
         let limits = self.limits(&section, Limits::COMMAND);
-        let instances = self.instances(&section);
+        let instances = self.instances(&section, InstancePolicy::default());
         let name = name?;
         let spec = AggregateSpec {
             name: name.clone(),

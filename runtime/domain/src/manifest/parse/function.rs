@@ -1,4 +1,4 @@
-//! What aggregates and projections have in common: module, limits, instances, who may use them.
+//! What aggregates, projections and functions have in common: module, limits, instances, who may use them.
 
 use super::{HOUR, Walk, keys};
 use crate::limits::{InstancePolicy, Limits, cap};
@@ -43,8 +43,7 @@ impl<'a> Walk<'a> {
         }
     }
 
-    pub(super) fn instances(&mut self, function: &Section<'a>) -> InstancePolicy {
-        let default = InstancePolicy::default();
+    pub(super) fn instances(&mut self, function: &Section<'a>, default: InstancePolicy) -> InstancePolicy {
         let Some(section) = function.get("instances").and_then(|f| self.reader.section(&f, keys::INSTANCES))
         else {
             return default;

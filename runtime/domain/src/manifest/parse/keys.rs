@@ -1,6 +1,7 @@
 //! The keys of each section; the published schema for editors has the same ones, which a test checks.
 
-pub(in crate::manifest) const ROOT: &[&str] = &["app", "build", "aggregate", "model", "projection"];
+pub(in crate::manifest) const ROOT: &[&str] =
+    &["app", "build", "aggregate", "model", "projection", "function"];
 pub(in crate::manifest) const APP: &[&str] = &["name", "hosts", "cors"];
 pub(in crate::manifest) const CORS: &[&str] = &["origins", "max-age"];
 pub(in crate::manifest) const BUILD: &[&str] = &["command", "watch"];
@@ -36,5 +37,11 @@ pub(in crate::manifest) const LANE_BY: &[&str] = &["field"];
 pub(in crate::manifest) const RETRY: &[&str] = &["attempts", "backoff", "max-backoff"];
 pub(in crate::manifest) const LIMITS: &[&str] = &["memory", "cpu", "wall", "concurrency"];
 pub(in crate::manifest) const INSTANCES: &[&str] = &["reuse", "max", "idle", "aggregates"];
+pub(in crate::manifest) const FUNCTION: &[&str] =
+    &["module", "trigger", "allow", "capabilities", "limits", "instances"];
+pub(in crate::manifest) const TRIGGER: &[&str] = &["http"];
+pub(in crate::manifest) const HTTP: &[&str] = &["route", "methods", "max-body", "max-response"];
+pub(in crate::manifest) const CAPABILITIES: &[&str] =
+    &["outbound-http", "commands", "models", "env", "secrets", "tmp"];
 /// Of a projection's source: known, and not available yet.
 pub(super) const TOPIC_SOURCE: &[&str] = &["topics", "group", "via"];

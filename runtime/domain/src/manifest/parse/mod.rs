@@ -6,13 +6,13 @@ mod function;
 pub(super) mod keys;
 mod model;
 mod projection;
+mod trigger;
 
 use super::problem::{Place, Problem, ProblemKind, Problems, short};
 use super::reader::{Field, Reader, Section};
 use super::{FileRef, Manifest};
-use crate::name::{AggregateName, InvalidName, ModelName, ProjectionName};
+use crate::name::{AggregateName, FunctionName, InvalidName, ModelName, ProjectionName};
 use std::collections::{BTreeMap, BTreeSet};
-use std::ops::Range;
 use std::time::Duration;
 use toml::de::{DeTable, DeValue};
 
@@ -98,11 +98,7 @@ impl<'a> Walk<'a> {
     }
 
     fn manifest(&mut self, root: &Section<'a>) -> Option<Manifest> {
-        if let Some(functions) = root.get("function") {
-            self.later_functions(&functions);
-        }
-        let known: Vec<&str> = keys::ROOT.iter().copied().chain(["function"]).collect();
-        self.reader.check_keys(root, &known);
+        self.reader.check_keys(root, keys::ROOT);
         self.names = self.declared(root);
 
         let app = match root.get("app") {
@@ -123,8 +119,17 @@ impl<'a> Walk<'a> {
             |walk, name, field| walk.projection(name, field, &mut claims),
         );
         self.one_writer_each(root, &claims);
+        let mut wanted = Vec::new();
+        let functions = self.each(
+            root,
+            "function",
+            |text| FunctionName::new(text),
+            |walk, name, field| walk.function(name, field, &mut wanted),
+        );
+        self.one_function_each(&wanted);
         let (name, hosts, cors) = app?;
-        Some(Manifest { name, hosts, build, cors, aggregates, models, projections, files: Vec::new() })
+        let files = Vec::new();
+        Some(Manifest { name, hosts, build, cors, aggregates, models, projections, functions, files })
     }
 
     /// The tables of `[KIND.NAME]`, those that could be read.
@@ -160,21 +165,6 @@ impl<'a> Walk<'a> {
             aggregates: fields("aggregate").map(|(name, _)| name).collect(),
             events: fields("aggregate").map(|(name, value)| (name, events(value))).collect(),
             models: fields("model").map(|(name, _)| name).collect(),
-        }
-    }
-
-    fn later_functions(&mut self, functions: &Field<'a>) {
-        let each: Vec<(String, Range<usize>)> = match functions.value.as_table() {
-            Some(table) if !table.is_empty() => {
-                let section = Section::root(table);
-                section.fields().map(|field| (format!("function.{}", field.key), field.key_at)).collect()
-            }
-            _ => vec![("function".to_owned(), functions.key_at.clone())],
-        };
-        for (key, at) in each {
-            let message = format!("`{key}`: functions are not available in this version of Ebbtide");
-            let hint = "remove the section; aggregates and projections are what there is".to_owned();
-            self.reader.report(ProblemKind::Unavailable, at, key, message, hint);
         }
     }
 }

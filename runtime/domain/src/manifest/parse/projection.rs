@@ -1,7 +1,7 @@
 //! `[projection.NAME]`, and that each model has one writer.
 
 use super::{HOUR, SECOND, Walk, keys};
-use crate::limits::Limits;
+use crate::limits::{InstancePolicy, Limits};
 use crate::manifest::problem::{ProblemKind, short};
 use crate::manifest::reader::{Field, Section};
 use crate::manifest::{Batch, LaneBy, ProjectionSpec, Retry, Source};
@@ -42,7 +42,7 @@ impl<'a> Walk<'a> {
         let retry = section.get("retry").map(|retry| self.retry(&retry)).unwrap_or_default();
         let max_parked = section.get("max-parked").and_then(|f| self.reader.count(&f, 1_000_000));
         let limits = self.limits(&section, Limits::PROJECTION);
-        let instances = self.instances(&section);
+        let instances = self.instances(&section, InstancePolicy::default());
         let name = name?;
         let spec = ProjectionSpec {
             name: name.clone(),

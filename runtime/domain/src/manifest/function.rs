@@ -1,0 +1,230 @@
+//! `[function.NAME]`: a module that a trigger calls, and what it may reach.
+
+use super::Allow;
+use crate::limits::{InstancePolicy, Limits};
+use crate::name::{AggregateName, FunctionName, ModelName};
+use crate::outbound::Outbound;
+use crate::port::guest::Grants;
+use crate::route::Route;
+use serde::Serialize;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::path::PathBuf;
+
+/// `[function.NAME]`.
+#[derive(Clone, Debug)]
+pub struct FunctionSpec {
+    /// Its name.
+    pub name: FunctionName,
+    /// The module's file, relative to the manifest.
+    pub module: PathBuf,
+    /// What calls it.
+    pub trigger: Trigger,
+    /// Who may call it.
+    pub allow: Allow,
+    /// What it may reach. Shared: each of its instances has it.
+    pub capabilities: Capabilities,
+    /// Bounds.
+    pub limits: Limits,
+    /// How its instances live.
+    pub instances: InstancePolicy,
+}
+
+/// What calls a function.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Trigger {
+    /// Requests.
+    Http(HttpTrigger),
+}
+
+/// `trigger = { http = { … } }`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HttpTrigger {
+    /// The paths it answers.
+    pub route: Route,
+    /// The methods it answers.
+    pub methods: Methods,
+    /// A request's body at most, in bytes.
+    pub max_body: u64,
+    /// A response's body at most, in bytes.
+    pub max_response: u64,
+}
+
+impl HttpTrigger {
+    /// `max-body` where the manifest does not say: 1 MiB.
+    pub const DEFAULT_MAX_BODY: u64 = 1 << 20;
+    /// `max-response` where the manifest does not say: 10 MiB.
+    pub const DEFAULT_MAX_RESPONSE: u64 = 10 << 20;
+    /// Either at most: 1 GiB. Bodies are streamed, so that this bounds time and traffic, not memory.
+    pub const MAX_BODY: u64 = 1 << 30;
+}
+
+/// A request's method that a function may answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "UPPERCASE")]
+#[expect(missing_docs, reason = "the methods of RFC 9110 and RFC 5789")]
+pub enum HttpMethod {
+    Get,
+    Head,
+    Post,
+    Put,
+    Patch,
+    Delete,
+    Options,
+}
+
+impl HttpMethod {
+    /// All of them.
+    pub const ALL: [Self; 7] =
+        [Self::Get, Self::Head, Self::Post, Self::Put, Self::Patch, Self::Delete, Self::Options];
+
+    /// As requests write it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Get => "GET",
+            Self::Head => "HEAD",
+            Self::Post => "POST",
+            Self::Put => "PUT",
+            Self::Patch => "PATCH",
+            Self::Delete => "DELETE",
+            Self::Options => "OPTIONS",
+        }
+    }
+
+    /// The method of this name.
+    #[must_use]
+    pub fn of(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|method| method.as_str() == name)
+    }
+}
+
+/// Methods that a function answers: those it lists, or all.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Methods(pub Option<BTreeSet<HttpMethod>>);
+
+/// How a function takes a request's method.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Taken {
+    /// As it is.
+    AsSent,
+    /// A `HEAD` as the `GET` that it stands for; the body of the answer is dropped.
+    AsGet,
+}
+
+impl Methods {
+    /// Whether, and how, a request with this method is taken. One who answers `GET` answers `HEAD`.
+    #[must_use]
+    pub fn take(&self, method: &str) -> Option<Taken> {
+        let Some(listed) = &self.0 else { return Some(Taken::AsSent) };
+        match HttpMethod::of(method) {
+            Some(method) if listed.contains(&method) => Some(Taken::AsSent),
+            Some(HttpMethod::Head) if listed.contains(&HttpMethod::Get) => Some(Taken::AsGet),
+            _ => None,
+        }
+    }
+
+    /// The methods that are taken, that `HEAD` included.
+    pub fn iter(&self) -> impl Iterator<Item = HttpMethod> {
+        HttpMethod::ALL.into_iter().filter(|method| self.take(method.as_str()).is_some())
+    }
+
+    /// Methods that both list. A `HEAD` that is only implied clashes with nothing.
+    #[must_use]
+    pub fn common(&self, other: &Self) -> Vec<HttpMethod> {
+        HttpMethod::ALL.into_iter().filter(|&method| self.lists(method) && other.lists(method)).collect()
+    }
+
+    fn lists(&self, method: HttpMethod) -> bool {
+        self.0.as_ref().is_none_or(|listed| listed.contains(&method))
+    }
+}
+
+/// What a function may reach besides computing. Nothing, unless the manifest says so.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Capabilities {
+    /// Where it may send HTTP requests.
+    pub outbound_http: Outbound,
+    /// Aggregates that it may send commands to.
+    pub commands: BTreeSet<AggregateName>,
+    /// Models that it may read.
+    pub models: BTreeSet<ModelName>,
+    /// Environment variables.
+    pub env: BTreeMap<Variable, String>,
+    /// Environment variables whose values are secrets: the node's settings have them.
+    pub secrets: BTreeSet<Variable>,
+    /// Bytes of `/tmp`; none: there is no `/tmp`.
+    pub tmp: Option<u64>,
+}
+
+impl Capabilities {
+    /// `tmp` at most: 256 MiB.
+    pub const MAX_TMP: u64 = 256 << 20;
+    /// All of `env` together at most, in bytes.
+    pub const MAX_ENV: usize = 64 << 10;
+
+    /// The interfaces that come with them.
+    #[must_use]
+    pub fn grants(&self) -> Grants {
+        Grants {
+            outbound_http: !self.outbound_http.is_empty(),
+            commands: !self.commands.is_empty(),
+            models: !self.models.is_empty(),
+        }
+    }
+}
+
+/// The name of an environment variable.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(transparent)]
+pub struct Variable(String);
+
+impl Variable {
+    /// The variable of this name, if it is one: letters, digits and underscores, no digit first, at most 128.
+    #[must_use]
+    pub fn new(name: &str) -> Option<Self> {
+        let first = name.bytes().next()?;
+        let word = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
+        (!first.is_ascii_digit() && name.len() <= 128 && name.bytes().all(word))
+            .then(|| Self(name.to_owned()))
+    }
+
+    /// Its name.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for Variable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn methods(listed: &[HttpMethod]) -> Methods {
+        Methods(Some(listed.iter().copied().collect()))
+    }
+
+    #[test]
+    fn who_answers_get_answers_head_and_sees_a_get() {
+        let get = methods(&[HttpMethod::Get]);
+        assert_eq!((get.take("GET"), get.take("HEAD")), (Some(Taken::AsSent), Some(Taken::AsGet)));
+        assert_eq!((get.take("POST"), get.take("get")), (None, None));
+        let both = methods(&[HttpMethod::Get, HttpMethod::Head]);
+        assert_eq!(both.take("HEAD"), Some(Taken::AsSent));
+        assert_eq!(Methods(None).take("PROPFIND"), Some(Taken::AsSent));
+        assert_eq!(get.iter().map(HttpMethod::as_str).collect::<Vec<_>>(), ["GET", "HEAD"]);
+    }
+
+    #[test]
+    fn a_head_that_is_only_implied_clashes_with_nothing() {
+        let (get, head) = (methods(&[HttpMethod::Get]), methods(&[HttpMethod::Head]));
+        assert!(get.common(&head).is_empty());
+        assert_eq!(Methods(None).common(&head), [HttpMethod::Head]);
+    }
+}

@@ -1,0 +1,283 @@
+//! `[function.NAME]`: its trigger and its capabilities, and that no two functions answer the same requests.
+
+use super::{Walk, keys};
+use crate::limits::{InstancePolicy, Limits};
+use crate::manifest::function::{
+    Capabilities, FunctionSpec, HttpMethod, HttpTrigger, Methods, Trigger, Variable,
+};
+use crate::manifest::problem::{ProblemKind, short, suggestion};
+use crate::manifest::reader::{Field, Section, list};
+use crate::name::{AggregateName, FunctionName, ModelName};
+use crate::outbound::{Destination, Outbound};
+use crate::port::guest::ModuleKind;
+use crate::route::Route;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
+use toml::de::DeValue;
+
+/// A route that a function wants.
+pub(super) struct Wanted {
+    function: String,
+    route: Route,
+    methods: Methods,
+    key: String,
+    at: Range<usize>,
+}
+
+impl<'a> Walk<'a> {
+    pub(super) fn function(
+        &mut self,
+        name: Option<FunctionName>,
+        field: &Field<'a>,
+        wanted: &mut Vec<Wanted>,
+    ) -> Option<(FunctionName, FunctionSpec)> {
+        let section = self.reader.section(field, keys::FUNCTION)?;
+        let capabilities = match section.get("capabilities") {
+            Some(capabilities) => self.capabilities(&capabilities),
+            None => Capabilities::default(),
+        };
+        let module = self.module(&section, ModuleKind::Http(capabilities.grants()));
+        let trigger = self.trigger(&section, wanted);
+        let allow = self.allow(&section);
+        let limits = self.limits(&section, Limits::HTTP);
+        let instances = self.instances(&section, InstancePolicy::HTTP);
+        let name = name?;
+        let spec = FunctionSpec {
+            name: name.clone(),
+            module: module?,
+            trigger: trigger?,
+            allow,
+            capabilities,
+            limits,
+            instances,
+        };
+        Some((name, spec))
+    }
+
+    fn trigger(&mut self, function: &Section<'a>, wanted: &mut Vec<Wanted>) -> Option<Trigger> {
+        let example = "`trigger = { http = { route = \"/hello/{name}\", methods = [\"GET\"] } }`";
+        let Some(field) = function.get("trigger") else {
+            self.reader.missing(function, "trigger", example);
+            return None;
+        };
+        let section = self.reader.section(&field, keys::TRIGGER)?;
+        let Some(http) = section.get("http") else {
+            self.reader.missing(&section, "http", example);
+            return None;
+        };
+        self.http(&http, &function.key, wanted).map(Trigger::Http)
+    }
+
+    fn http(&mut self, field: &Field<'a>, function: &str, wanted: &mut Vec<Wanted>) -> Option<HttpTrigger> {
+        let section = self.reader.section(field, keys::HTTP)?;
+        let methods = section.get("methods").and_then(|f| self.methods(&f)).unwrap_or_default();
+        let bounds = 0..=HttpTrigger::MAX_BODY;
+        let max_body = section.get("max-body").and_then(|f| self.reader.bytes(&f, bounds.clone()));
+        let max_response = section.get("max-response").and_then(|f| self.reader.bytes(&f, bounds));
+        let Some(at) = section.get("route") else {
+            self.reader.missing(&section, "route", "`route = \"/hello/{name}\"`");
+            return None;
+        };
+        let text = self.reader.text(&at, "/hello/{name}")?;
+        let route = match Route::parse(text) {
+            Ok(route) => route,
+            Err(invalid) => {
+                let message = format!("the route \"{}\" {}", short(text), invalid.problem);
+                self.reader.refuse(&at, message, Some(invalid.hint));
+                return None;
+            }
+        };
+        wanted.push(Wanted {
+            function: function.to_owned(),
+            route: route.clone(),
+            methods: methods.clone(),
+            key: at.key,
+            at: at.at,
+        });
+        Some(HttpTrigger {
+            route,
+            methods,
+            max_body: max_body.unwrap_or(HttpTrigger::DEFAULT_MAX_BODY),
+            max_response: max_response.unwrap_or(HttpTrigger::DEFAULT_MAX_RESPONSE),
+        })
+    }
+
+    fn methods(&mut self, field: &Field<'a>) -> Option<Methods> {
+        let listed = self.reader.texts(field)?;
+        if listed.is_empty() {
+            let hint = "leave `methods` out to answer every method".to_owned();
+            self.reader.refuse(field, format!("`{}` is empty", field.key), Some(hint));
+        }
+        let mut methods = BTreeSet::new();
+        for (element, name) in listed {
+            if let Some(method) = HttpMethod::of(name) {
+                methods.insert(method);
+                continue;
+            }
+            let known = HttpMethod::ALL.map(HttpMethod::as_str);
+            let hint = match suggestion(&name.to_ascii_uppercase(), known) {
+                Some(meant) => format!("did you mean \"{meant}\"?"),
+                None => format!("write some of {}, or leave `methods` out to answer all", list(known)),
+            };
+            let message = format!("\"{}\" is not a method that a function can list", short(name));
+            self.reader.refuse(&element, message, Some(hint));
+        }
+        Some(Methods(Some(methods)))
+    }
+
+    /// Two functions that would answer the same request: neither has a better claim.
+    pub(super) fn one_function_each(&mut self, wanted: &[Wanted]) {
+        let mut by_shape: BTreeMap<String, Vec<&Wanted>> = BTreeMap::new();
+        for later in wanted {
+            let earlier = by_shape.entry(later.route.shape()).or_default();
+            for first in &*earlier {
+                let common = later.methods.common(&first.methods);
+                if common.is_empty() {
+                    continue;
+                }
+                let line = self.reader.place(first.at.clone()).line;
+                let methods = match (&later.methods.0, &first.methods.0) {
+                    (None, None) => String::new(),
+                    _ => format!(" with {}", list(common.iter().map(|method| method.as_str()))),
+                };
+                let message = format!(
+                    "the route \"{}\" answers the same requests{methods} as \"{}\" of `{}` (line {line})",
+                    later.route, first.route, first.function
+                );
+                let hint = "give one of them another route, or let each list methods of its own".to_owned();
+                self.reader.report(ProblemKind::Clash, later.at.clone(), later.key.clone(), message, hint);
+                break;
+            }
+            earlier.push(later);
+        }
+    }
+
+    fn capabilities(&mut self, field: &Field<'a>) -> Capabilities {
+        let Some(section) = self.reader.section(field, keys::CAPABILITIES) else {
+            return Capabilities::default();
+        };
+        let outbound_http = section.get("outbound-http").map(|f| self.outbound(&f)).unwrap_or_default();
+        let aggregates = self.names.aggregates.clone();
+        let commands = section.get("commands").map(|f| self.granted(&f, "an aggregate", &aggregates));
+        let models = self.names.models.clone();
+        let models = section.get("models").map(|f| self.granted(&f, "a model", &models));
+        let env = section.get("env").map(|f| self.env(&f)).unwrap_or_default();
+        let secrets = section.get("secrets").map(|f| self.secrets(&f, &env)).unwrap_or_default();
+        let tmp = section.get("tmp").and_then(|f| self.reader.bytes(&f, 1 << 10..=Capabilities::MAX_TMP));
+        Capabilities {
+            outbound_http,
+            commands: commands.into_iter().flatten().flat_map(|name| AggregateName::new(name).ok()).collect(),
+            models: models.into_iter().flatten().flat_map(|name| ModelName::new(name).ok()).collect(),
+            env,
+            secrets,
+            tmp,
+        }
+    }
+
+    /// Names of this manifest. An empty list grants nothing, as no list does.
+    fn granted(&mut self, field: &Field<'a>, what: &str, known: &BTreeSet<&'a str>) -> Vec<&'a str> {
+        let mut granted = Vec::new();
+        for (element, name) in self.reader.texts(field).unwrap_or_default() {
+            if known.contains(name) {
+                granted.push(name);
+            } else {
+                let otherwise = format!("name {what} of this manifest");
+                let what = what.rsplit(' ').next().unwrap_or_default();
+                self.reader.unknown_name(&element, what, name, known.iter().copied(), &otherwise);
+            }
+        }
+        granted
+    }
+
+    fn outbound(&mut self, field: &Field<'a>) -> Outbound {
+        let mut outbound = Outbound::default();
+        let Some(listed) = self.reader.texts(field) else { return outbound };
+        for (element, entry) in &listed {
+            if *entry == "private" {
+                outbound.private = true;
+                continue;
+            }
+            match entry.parse::<Destination>() {
+                Ok(destination) => {
+                    outbound.destinations.insert(destination);
+                }
+                Err(invalid) => {
+                    let message = format!("\"{}\" {}", short(entry), invalid.problem);
+                    self.reader.refuse(element, message, Some(invalid.hint));
+                }
+            }
+        }
+        if outbound.private && outbound.is_empty() && listed.len() == 1 {
+            let message =
+                "\"private\" alone grants nothing: it lets the hosts beside it have private addresses";
+            let hint = "list the hosts too, like [\"private\", \"db.internal:8080\"]".to_owned();
+            self.reader.refuse(field, message.to_owned(), Some(hint));
+        }
+        outbound
+    }
+
+    fn env(&mut self, field: &Field<'a>) -> BTreeMap<Variable, String> {
+        let mut env = BTreeMap::new();
+        let Some(table) = self.reader.table(field) else { return env };
+        let mut bytes = 0;
+        for value in table.fields() {
+            let name = self.variable(&value, value.key_at.clone(), value.name);
+            let text = match value.value {
+                DeValue::Integer(_) | DeValue::Float(_) | DeValue::Boolean(_) => {
+                    let message = format!("`{}` should be text", value.key);
+                    let hint = "put it in quotes: environment variables are text".to_owned();
+                    self.reader.refuse(&value, message, Some(hint));
+                    None
+                }
+                _ => self.reader.text(&value, "…"),
+            };
+            if text.is_some_and(|text| text.contains('\0')) {
+                let message = format!("`{}` has a zero character in it", value.key);
+                self.reader.refuse(&value, message, Some("take it out".to_owned()));
+            }
+            if let (Some(name), Some(text)) = (name, text) {
+                bytes += name.as_str().len() + text.len();
+                env.insert(name, text.to_owned());
+            }
+        }
+        if bytes > Capabilities::MAX_ENV {
+            let message = format!("`{}` has {bytes} bytes", field.key);
+            let hint =
+                format!("{} is the most there may be: put data into the module", Capabilities::MAX_ENV);
+            self.reader.refuse(field, message, Some(hint));
+        }
+        env
+    }
+
+    fn secrets(&mut self, field: &Field<'a>, env: &BTreeMap<Variable, String>) -> BTreeSet<Variable> {
+        let mut secrets = BTreeSet::new();
+        if let DeValue::Table(_) = field.value {
+            let message = format!("`{}` should be a list of names", field.key);
+            let hint = "write `secrets = [\"API_KEY\"]`: where their values are is the operator's to say, in \
+                        the node's settings, so that no app can read files of the node";
+            self.reader.refuse(field, message, Some(hint.to_owned()));
+            return secrets;
+        }
+        for (element, name) in self.reader.texts(field).unwrap_or_default() {
+            let Some(variable) = self.variable(&element, element.at.clone(), name) else { continue };
+            if env.contains_key(&variable) {
+                let message = format!("`{variable}` is both in `env` and in `secrets`");
+                let hint = "remove it from one of them".to_owned();
+                self.reader.report(ProblemKind::Clash, element.at, element.key, message, hint);
+                continue;
+            }
+            secrets.insert(variable);
+        }
+        secrets
+    }
+
+    fn variable(&mut self, field: &Field<'a>, at: Range<usize>, name: &str) -> Option<Variable> {
+        let variable = Variable::new(name);
+        if variable.is_none() {
+            let message = format!("`{}` is not the name of an environment variable", short(name));
+            let hint = "use 1 to 128 of A-Z, a-z, 0-9 and _, not starting with a digit".to_owned();
+            self.reader.report(ProblemKind::BadValue, at, field.key.clone(), message, hint);
+        }
+        variable
+    }
+}
