@@ -14,6 +14,7 @@ use crate::bindings::{NewEventOut, PastEventIn};
 use crate::function::{Admitted, Function, RETRY_AFTER};
 use crate::live::Live;
 use crate::pool::Pool;
+use crate::program::ProgramAggregate;
 use bytes::Bytes;
 use ebb_domain::commit::Refusal;
 use ebb_domain::limits::cap;
@@ -22,10 +23,11 @@ use ebb_domain::port::guest::{
     Aggregate, CallError, CommandModule, DecidedEvent, Decision, GuestCommand, PastEvent,
 };
 use ebb_domain::stream::StreamId;
+use ebb_domain::time::Timestamp;
 use parking_lot::Mutex;
 use std::mem;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 use tokio::sync::{Mutex as AsyncMutex, MutexGuard};
 use wasmtime::component::ResourceAny;
@@ -38,8 +40,14 @@ const ATTEMPTS: u32 = 3;
 
 /// A deployed command module.
 pub(crate) struct Commands {
-    function: Function,
+    pub(crate) function: Function,
     pool: Mutex<Vec<Arc<Instance>>>,
+    /// Of aggregates of programs, which live here and not in an instance.
+    tenants: AtomicU32,
+    /// Bytes that they hold.
+    held: AtomicU64,
+    /// Runs of programs, each in an instance.
+    running: AtomicUsize,
     /// Times are kept as milliseconds since this.
     base: Instant,
 }
@@ -83,7 +91,14 @@ impl Instance {
 
 impl Commands {
     pub(crate) fn new(function: Function) -> Self {
-        Self { function, pool: Mutex::default(), base: Instant::now() }
+        Self {
+            function,
+            pool: Mutex::default(),
+            tenants: AtomicU32::new(0),
+            held: AtomicU64::new(0),
+            running: AtomicUsize::new(0),
+            base: Instant::now(),
+        }
     }
 
     fn millis(&self, now: Instant) -> u64 {
@@ -194,6 +209,66 @@ impl Commands {
 
     fn remove(&self, instance: &Arc<Instance>) {
         self.pool.lock().retain(|other| !Arc::ptr_eq(other, instance));
+    }
+}
+
+/// What an aggregate of a program holds of its function: a place among as many as there could be in instances, and
+/// bytes of as much memory as those could have.
+pub(crate) struct Tenancy {
+    commands: Arc<Commands>,
+    bytes: u64,
+}
+
+impl Tenancy {
+    pub(crate) fn begin(commands: Arc<Commands>) -> Result<Self, CallError> {
+        let policy = &commands.function.spec.instances;
+        let places = policy.max.get().saturating_mul(policy.aggregates.get());
+        let tenants = commands.tenants.fetch_add(1, Ordering::Relaxed);
+        let tenancy = Self { commands, bytes: 0 };
+        if tenants >= places {
+            return Err(CallError::Overloaded { retry_after: RETRY_AFTER });
+        }
+        Ok(tenancy)
+    }
+
+    /// The aggregate now holds so many bytes.
+    pub(crate) fn hold(&mut self, bytes: usize) -> Result<(), CallError> {
+        let (before, bytes) = (mem::replace(&mut self.bytes, bytes as u64), bytes as u64);
+        let held = &self.commands.held;
+        let spec = &self.commands.function.spec;
+        let limit = spec.limits.memory_bytes.saturating_mul(u64::from(spec.instances.max.get()));
+        let others = held.fetch_add(bytes.wrapping_sub(before), Ordering::Relaxed).wrapping_sub(before);
+        if bytes > before && others.saturating_add(bytes) > limit {
+            return Err(CallError::Overloaded { retry_after: RETRY_AFTER });
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Tenancy {
+    fn drop(&mut self) {
+        self.commands.held.fetch_sub(self.bytes, Ordering::Relaxed);
+        self.commands.tenants.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// A run of a program, counted among the instances.
+struct Running<'a>(&'a AtomicUsize);
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Commands {
+    /// Runs the module, which is a program, when it is its turn: what it wrote to stdout.
+    pub(crate) async fn run_program(&self, time: Timestamp, input: Bytes) -> Result<Vec<u8>, CallError> {
+        let _admitted = self.function.admit().await?;
+        self.running.fetch_add(1, Ordering::Relaxed);
+        let _running = Running(&self.running);
+        let mut live: Live = self.function.make().await?;
+        live.run(&self.function, time, input).await
     }
 }
 
@@ -340,7 +415,7 @@ impl Aggregate for Resident {
 }
 
 /// Events as they were decided, unless a commit can't hold them.
-fn bounded(events: Vec<NewEventOut>) -> Result<Vec<DecidedEvent>, CallError> {
+pub(crate) fn bounded(events: Vec<NewEventOut>) -> Result<Vec<DecidedEvent>, CallError> {
     if events.len() > cap::COMMIT_EVENTS {
         return Err(CallError::OutputTooLarge(format!(
             "it decided {} events, and a commit holds at most {}",
@@ -378,7 +453,13 @@ impl CommandModule for CommandHandle {
         stream: &'a StreamId,
         snapshot: Option<Bytes>,
     ) -> Future<'a, Result<Box<dyn Aggregate>, CallError>> {
-        Box::pin(self.0.function.within_wall(self.0.open(stream, snapshot)))
+        Box::pin(self.0.function.within_wall(async move {
+            if self.0.function.load().await?.is_program() {
+                let aggregate = ProgramAggregate::open(self.0.clone(), stream, snapshot)?;
+                return Ok(Box::new(aggregate) as Box<dyn Aggregate>);
+            }
+            self.0.open(stream, snapshot).await
+        }))
     }
 }
 
@@ -388,7 +469,7 @@ impl Pool for Commands {
     }
 
     fn instances(&self) -> usize {
-        self.pool.lock().len()
+        self.pool.lock().len() + self.running.load(Ordering::Relaxed)
     }
 
     fn reap(&self, now: Instant) {

@@ -9,7 +9,7 @@
 //! - `world` reads what a module is and imports, and lifts core modules; `module` compiles and loads; `artefact` is
 //!   the folder of machine code.
 //! - `function` has what functions of all kinds share; `pool` keeps their instances, `live` is one and its calls.
-//!   `commands` and `projections` are the kinds. `node` has what all functions share.
+//!   `commands` and `projections` are the kinds, `program` what modules of either are that speak JSON over stdio. `node` has what all functions share.
 //! - `host` is what guests see; `bindings` are the types of `wit/functions.wit`.
 
 mod artefact;
@@ -26,6 +26,7 @@ mod meter;
 mod module;
 mod node;
 mod pool;
+mod program;
 mod projections;
 mod status;
 mod ticker;

@@ -2,10 +2,12 @@
 
 use crate::bindings::{CommandIn, EventIn, FailureOut, NewEventOut, PastEventIn, RefusalOut};
 use crate::function::{Function, RETRY_AFTER};
+use crate::host::stdio::Exited;
 use crate::host::{self, State};
 use crate::meter::Metered;
 use crate::module::{ExportIndices, Loaded};
 use crate::pool::Pooled;
+use bytes::Bytes;
 use ebb_domain::limits::cap;
 use ebb_domain::port::guest::{CallError, SharedRows};
 use ebb_domain::time::Timestamp;
@@ -37,6 +39,9 @@ enum Exports {
     Projection {
         apply: Func,
     },
+    Program {
+        run: Func,
+    },
 }
 
 impl Exports {
@@ -55,6 +60,7 @@ impl Exports {
                 snapshot: function(snapshot)?,
             },
             ExportIndices::Projection { apply } => Self::Projection { apply: function(apply)? },
+            ExportIndices::Program { run } => Self::Program { run: function(run)? },
         })
     }
 }
@@ -243,6 +249,37 @@ impl Live {
         })
         .await
     }
+
+    /// `run`: what the program wrote to stdout. It can't be run twice.
+    pub(crate) async fn run(
+        &mut self,
+        function: &Function,
+        time: Timestamp,
+        input: Bytes,
+    ) -> Result<Vec<u8>, CallError> {
+        let answer = self.store.data_mut().connect(input);
+        let exited_well = self
+            .call(function, time, None, async |store, exports| {
+                let Exports::Program { run } = exports else { return Err(wrong_kind()) };
+                let run = run.typed::<(), (Result<(), ()>,)>(&store)?;
+                match run.call_async(store, ()).await {
+                    Ok((returned,)) => Ok(returned.is_ok()),
+                    Err(error) => match error.downcast_ref::<Exited>() {
+                        Some(Exited(well)) => Ok(*well),
+                        None => Err(error),
+                    },
+                }
+            })
+            .await?;
+        if exited_well {
+            return Ok(answer.take());
+        }
+        let words = self.store.data().panic_message().or_else(|| self.store.data().last_words());
+        Err(CallError::Trapped(match words {
+            Some(words) => format!("the program failed, and said at last: {words}"),
+            None => "the program failed, and said nothing on stderr".into(),
+        }))
+    }
 }
 
 /// What a caller is told about a call that failed; `panic` is what the guest itself said.
@@ -265,6 +302,12 @@ pub(crate) fn explain(error: &wasmtime::Error, panic: Option<String>) -> CallErr
     if reason.contains("fuel allocated for hostcalls") {
         return CallError::OutputTooLarge(format!("more than {} bytes in one call", cap::GUEST_OUTPUT_BYTES));
     }
+    // wasmtime's words for what `define_unknown_imports_as_traps` defines.
+    let called = |reason: &str| {
+        let import = reason.strip_prefix("unknown import: `")?.split('`').next()?.to_owned();
+        Some(format!("it called `{import}`, which it is not granted"))
+    };
+    let reason = called(&reason).unwrap_or(reason);
     CallError::Trapped(match panic {
         Some(panic) => format!("{panic} ({reason})"),
         None => reason,

@@ -64,6 +64,16 @@ pub(crate) enum ExportIndices {
     Projection {
         apply: ComponentExportIndex,
     },
+    /// Of any kind: a program's kind is in the documents that it reads and writes.
+    Program {
+        run: ComponentExportIndex,
+    },
+}
+
+impl Loaded {
+    pub(crate) fn is_program(&self) -> bool {
+        matches!(self.exports, ExportIndices::Program { .. })
+    }
 }
 
 impl Modules {
@@ -159,7 +169,13 @@ impl Modules {
 
     fn link(&self, component: &Component, kind: ModuleKind) -> wasmtime::Result<Loaded> {
         let exports = export_indices(component, kind)?;
-        let pre = self.linker.instantiate_pre(component)?;
+        let pre = if world::has_sockets(component, &self.engine) {
+            let mut linker = self.linker.clone();
+            linker.define_unknown_imports_as_traps(component)?;
+            linker.instantiate_pre(component)?
+        } else {
+            self.linker.instantiate_pre(component)?
+        };
         Ok(Loaded { pre, exports })
     }
 
@@ -243,8 +259,13 @@ impl Module {
 
 fn export_indices(component: &Component, kind: ModuleKind) -> wasmtime::Result<ExportIndices> {
     let missing = |name: &str| wasmtime::format_err!("does not export `{name}` of `{}`", kind.export());
-    let interface =
-        component.get_export_index(None, kind.export()).ok_or_else(|| missing("the interface"))?;
+    let Some(interface) = component.get_export_index(None, kind.export()) else {
+        let run = component
+            .get_export_index(None, world::PROGRAM)
+            .and_then(|interface| component.get_export_index(Some(&interface), "run"))
+            .ok_or_else(|| missing("the interface"))?;
+        return Ok(ExportIndices::Program { run });
+    };
     let function =
         |name: &str| component.get_export_index(Some(&interface), name).ok_or_else(|| missing(name));
     Ok(match kind {

@@ -1,8 +1,9 @@
 //! Projection modules: calls on pooled instances, each with an instance to itself.
 
-use crate::bindings::EventIn;
+use crate::bindings::{EventIn, FailureOut};
 use crate::live::Live;
 use crate::pool::InstancePool;
+use crate::program;
 use ebb_domain::event::StoredEvent;
 use ebb_domain::port::Future;
 use ebb_domain::port::guest::{ApplyError, CallError, ProjectionModule, SharedRows};
@@ -14,6 +15,9 @@ pub(crate) struct Projection(pub(crate) Arc<InstancePool<Live>>);
 
 impl Projection {
     async fn call(&self, events: &[StoredEvent], rows: SharedRows) -> Result<(), ApplyError> {
+        if self.0.function().load().await?.is_program() {
+            return program::project(&self.0, events, &rows).await;
+        }
         // An error from here on, or the caller going away, ends the instance: `apply` may have stopped half-way.
         let mut live = self.0.take().await?;
         let time = events.last().map_or(Timestamp(0), |event| event.commit.recorded_at);
@@ -22,19 +26,24 @@ impl Projection {
             live.project(self.0.function(), &events, time, rows).await?
         };
         if let Err(failure) = applied {
-            let index = failure.index as usize;
-            if index >= events.len() {
-                return Err(ApplyError::Call(CallError::Trapped(format!(
-                    "it said that event {index} of a batch of {} could not be applied: {}",
-                    events.len(),
-                    failure.message
-                ))));
-            }
-            return Err(ApplyError::Event { index, message: failure.message });
+            return Err(failed(events, failure));
         }
         live.give_back();
         Ok(())
     }
+}
+
+/// The error that a module's own word is, unless no event of the batch can be meant.
+pub(crate) fn failed(events: &[StoredEvent], failure: FailureOut) -> ApplyError {
+    let index = failure.index as usize;
+    if index >= events.len() {
+        return ApplyError::Call(CallError::Trapped(format!(
+            "it said that event {index} of a batch of {} could not be applied: {}",
+            events.len(),
+            failure.message
+        )));
+    }
+    ApplyError::Event { index, message: failure.message }
 }
 
 impl ProjectionModule for Projection {

@@ -6,13 +6,33 @@ use crate::host::wasi;
 use ebb_domain::port::guest::{CompileError, ModuleKind};
 use std::borrow::Cow;
 use wasi_preview1_component_adapter_provider::{
-    WASI_SNAPSHOT_PREVIEW1_ADAPTER_NAME as PREVIEW1, WASI_SNAPSHOT_PREVIEW1_REACTOR_ADAPTER,
+    WASI_SNAPSHOT_PREVIEW1_ADAPTER_NAME as PREVIEW1,
+    WASI_SNAPSHOT_PREVIEW1_COMMAND_ADAPTER as PROGRAM_ADAPTER,
+    WASI_SNAPSHOT_PREVIEW1_REACTOR_ADAPTER as LIBRARY_ADAPTER,
 };
 use wasmparser::{Parser, Payload, Validator};
+use wasmtime::Engine;
+use wasmtime::component::Component;
 use wit_component::ComponentEncoder;
 
 /// Versions of `ebbtide:functions` that this node runs: any patch of it.
 const FUNCTIONS_VERSION: &str = "@0.1.";
+
+/// What a program exports, in any version of 0.2. It may stand in for a module of any kind.
+pub(crate) const PROGRAM: &str = "wasi:cli/run@0.2.0";
+/// What a core module exports that is a program.
+const START: &str = "_start";
+
+/// Interfaces that nobody is granted.
+const SOCKETS: &str = "wasi:sockets/";
+/// What a shared library imports. A component that is linked of such has all of libc in it, as Python's have: that it
+/// imports sockets says nothing about whether it uses them. They are linked to traps that name them.
+const SHARED_LIBRARY: (&str, &str) = ("env", "__memory_base");
+
+/// Whether a component that was admitted imports sockets all the same.
+pub(crate) fn has_sockets(component: &Component, engine: &Engine) -> bool {
+    component.component_type().imports(engine).any(|(name, _)| name.starts_with(SOCKETS))
+}
 
 /// Names and exports that differ from one kind of module to the other.
 pub(crate) trait KindExt {
@@ -50,6 +70,15 @@ impl KindExt for ModuleKind {
     }
 }
 
+/// How a module is called.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Form {
+    /// Through the interface of its kind.
+    Interface,
+    /// As a program, with a document on stdin.
+    Program,
+}
+
 /// A valid component of the right world that imports only what it may; a core module is lifted to one.
 pub(crate) fn admit(wasm: &[u8], kind: ModuleKind) -> Result<Cow<'_, [u8]>, CompileError> {
     if Parser::is_component(wasm) {
@@ -57,10 +86,13 @@ pub(crate) fn admit(wasm: &[u8], kind: ModuleKind) -> Result<Cow<'_, [u8]>, Comp
         return Ok(Cow::Borrowed(wasm));
     }
     if Parser::is_core_wasm(wasm) {
-        check_core(wasm, kind)?;
+        let adapter = match check_core(wasm, kind)? {
+            Form::Interface => LIBRARY_ADAPTER,
+            Form::Program => PROGRAM_ADAPTER,
+        };
         let component = ComponentEncoder::default()
             .module(wasm)
-            .and_then(|encoder| encoder.adapter(PREVIEW1, WASI_SNAPSHOT_PREVIEW1_REACTOR_ADAPTER))
+            .and_then(|encoder| encoder.adapter(PREVIEW1, adapter))
             .and_then(|mut encoder| encoder.encode())
             .map_err(|error| {
                 CompileError::NotWasm(format!("it can't be lifted to a component: {error:#}"))
@@ -91,9 +123,16 @@ fn validate(wasm: &[u8]) -> Result<(), CompileError> {
 fn check_component(wasm: &[u8], kind: ModuleKind) -> Result<(), CompileError> {
     validate(wasm)?;
     let (mut imports, mut exports, mut depth) = (Vec::new(), Vec::new(), 0_u32);
+    let mut has_shared_libraries = false;
     for payload in Parser::new(0).parse_all(wasm) {
         match payload.map_err(|error| not_wasm(&error))? {
             Payload::ModuleSection { .. } | Payload::ComponentSection { .. } => depth += 1,
+            Payload::ImportSection(section) => {
+                for import in section.into_imports() {
+                    let import = import.map_err(|error| not_wasm(&error))?;
+                    has_shared_libraries |= (import.module, import.name) == SHARED_LIBRARY;
+                }
+            }
             // Ends of nested parts, and of the component itself.
             Payload::End(_) => depth = depth.saturating_sub(1),
             Payload::ComponentImportSection(section) if depth == 0 => {
@@ -109,21 +148,26 @@ fn check_component(wasm: &[u8], kind: ModuleKind) -> Result<(), CompileError> {
             _ => {}
         }
     }
-    check_exports(&exports, kind)?;
-    match imports.into_iter().find(|import| !granted(import, kind)) {
+    let form = form_of(&exports, kind)?;
+    let stands_for_nothing = |import: &str| has_shared_libraries && import.starts_with(SOCKETS);
+    match imports.into_iter().find(|import| !granted(import, kind, form) && !stands_for_nothing(import)) {
         Some(import) => Err(CompileError::ForbiddenImport { kind: kind.name(), import }),
         None => Ok(()),
     }
 }
 
-fn check_exports(exports: &[String], kind: ModuleKind) -> Result<(), CompileError> {
-    let interface = kind.export().split_once('@').map_or(kind.export(), |(interface, _)| interface);
-    if exports.iter().any(|export| {
-        export.strip_prefix(interface).is_some_and(|version| version.starts_with(FUNCTIONS_VERSION))
-    }) {
-        return Ok(());
+/// A module that has both is called through its interface: that is faster.
+fn form_of(exports: &[String], kind: ModuleKind) -> Result<Form, CompileError> {
+    let has = |offered: &str| {
+        // `0.1.0` is offered: any `0.1` will do.
+        let minor = offered.rsplit_once('.').map_or(offered, |(minor, _)| minor);
+        exports.iter().any(|export| export.strip_prefix(minor).is_some_and(|patch| patch.starts_with('.')))
+    };
+    match () {
+        () if has(kind.export()) => Ok(Form::Interface),
+        () if has(PROGRAM) => Ok(Form::Program),
+        () => Err(wrong_world(exports, kind)),
     }
-    Err(wrong_world(exports, kind))
 }
 
 fn wrong_world(exports: &[String], kind: ModuleKind) -> CompileError {
@@ -138,15 +182,15 @@ fn wrong_world(exports: &[String], kind: ModuleKind) -> CompileError {
     CompileError::WrongWorld { kind: kind.name(), expected: kind.export().into(), found }
 }
 
-fn granted(import: &str, kind: ModuleKind) -> bool {
+fn granted(import: &str, kind: ModuleKind, form: Form) -> bool {
     let Some((interface, _)) = import.split_once('@') else { return false };
     let version = &import[interface.len()..];
-    (kind.imports().contains(&interface) && version.starts_with(FUNCTIONS_VERSION))
+    (form == Form::Interface && kind.imports().contains(&interface) && version.starts_with(FUNCTIONS_VERSION))
         || (wasi::INTERFACES.contains(&interface) && version.starts_with("@0.2."))
 }
 
 /// What lifting a core module would only report in the toolchain's words.
-fn check_core(wasm: &[u8], kind: ModuleKind) -> Result<(), CompileError> {
+fn check_core(wasm: &[u8], kind: ModuleKind) -> Result<Form, CompileError> {
     validate(wasm)?;
     let (mut exports, mut has_world) = (Vec::new(), false);
     for payload in Parser::new(0).parse_all(wasm) {
@@ -171,7 +215,11 @@ fn check_core(wasm: &[u8], kind: ModuleKind) -> Result<(), CompileError> {
             _ => {}
         }
     }
-    if has_world { Ok(()) } else { Err(wrong_world(&exports, kind)) }
+    match () {
+        () if has_world => Ok(Form::Interface),
+        () if exports.iter().any(|export| export == START) => Ok(Form::Program),
+        () => Err(wrong_world(&exports, kind)),
+    }
 }
 
 /// Whether a core import is one that lifting turns into an import of an interface, which is then checked by name.

@@ -7,7 +7,7 @@ use ebb_domain::commit::{CommandId, CommitHeader, CommitNumber};
 use ebb_domain::digest::Digest;
 use ebb_domain::event::{Position, Revision, StoredEvent};
 use ebb_domain::limits::{InstancePolicy, Limits, cap};
-use ebb_domain::model::{Row, Value};
+use ebb_domain::model::{ModelSchema, Row, Value};
 use ebb_domain::name::{AppName, ColumnName, CommandName, EventType};
 use ebb_domain::port::guest::{
     Aggregate, ApplyError, CallError, CommandModule, CompileError, Decision, Engine, FunctionSpec,
@@ -177,16 +177,16 @@ async fn a_module_of_another_world_is_refused_with_what_it_exports() {
     let refused = bench.compile(Guest::Command, ModuleKind::Projection).await.unwrap_err();
     assert_eq!(
         refused.to_string(),
-        "does not export `ebbtide:functions/projections@0.1.0`, which a projection module needs; it exports \
-         `ebbtide:functions/aggregates@0.1.0`"
+        "does not export `ebbtide:functions/projections@0.1.0`, which a projection module needs unless it is a \
+         program (`_start`, `wasi:cli/run`); it exports `ebbtide:functions/aggregates@0.1.0`"
     );
     for (guest, kind) in [(Guest::Projection, ModuleKind::Command), (Guest::NoWorld, ModuleKind::Command)] {
         let refused = bench.compile(guest, kind).await;
         assert!(matches!(refused, Err(CompileError::WrongWorld { .. })), "{refused:?}");
     }
-    let core = wat::parse_str(r#"(module (func (export "_start")))"#).unwrap();
+    let core = wat::parse_str(r#"(module (func (export "_initialize")))"#).unwrap();
     let refused = bench.engine.compile(core.into(), ModuleKind::Command).await.unwrap_err();
-    assert!(matches!(refused, CompileError::WrongWorld { found, .. } if found == "`_start`"));
+    assert!(matches!(refused, CompileError::WrongWorld { found, .. } if found == "`_initialize`"));
 }
 
 #[tokio::test]
@@ -500,6 +500,9 @@ struct Counts {
 }
 
 impl Rows for Counts {
+    fn model(&self, model: &str) -> Result<&ModelSchema, ModelError> {
+        Err(ModelError::UnknownModel(model.into()))
+    }
     fn get(&mut self, _: &str, _: &str) -> Result<Option<Row>, ModelError> {
         Ok(Some(Row::from([(ColumnName::new("count").unwrap(), Value::Integer(2))])))
     }

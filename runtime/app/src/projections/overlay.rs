@@ -177,6 +177,10 @@ impl<B: Base> Overlay<B> {
 }
 
 impl<B: Base> Rows for Overlay<B> {
+    fn model(&self, model: &str) -> Result<&ModelSchema, ModelError> {
+        Ok(&self.models.all()[self.models.index(model)?])
+    }
+
     fn get(&mut self, model: &str, key: &str) -> Result<Option<Row>, ModelError> {
         let index = self.models.index(model)?;
         // A row that this batch has put or deleted is known without the committed one.

@@ -48,7 +48,9 @@ pub enum CompileError {
     #[error("not a valid WebAssembly module or component: {0}")]
     NotWasm(String),
     /// It exports another world than the manifest says.
-    #[error("does not export `{expected}`, which a {kind} module needs; it exports {found}")]
+    #[error(
+        "does not export `{expected}`, which a {kind} module needs unless it is a program (`_start`, `wasi:cli/run`); it exports {found}"
+    )]
     WrongWorld {
         /// `command`, `projection` or `http`.
         kind: &'static str,
@@ -111,6 +113,9 @@ pub enum CallError {
     /// It returned more than it may.
     #[error("the module returned more than it may: {0}")]
     OutputTooLarge(String),
+    /// A program's answer is not the document that was asked for.
+    #[error("{0}")]
+    BadAnswer(String),
     /// No instance came free in time, or the queue was full.
     #[error("too many calls at once")]
     Overloaded {

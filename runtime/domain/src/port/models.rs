@@ -31,6 +31,12 @@ pub enum ModelError {
 /// Rows as a guest sees them during one call: reads see the call's own writes. Synchronous, because a guest waits
 /// for each of these and they take microseconds.
 pub trait Rows: Send {
+    /// The model, with its columns.
+    ///
+    /// # Errors
+    /// The model is not the projection's.
+    fn model(&self, model: &str) -> Result<&ModelSchema, ModelError>;
+
     /// The row, or none.
     ///
     /// # Errors

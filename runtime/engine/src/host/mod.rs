@@ -1,10 +1,12 @@
 //! What guests see of the host: our own interfaces and inert stand-ins for WASI.
 
 pub(crate) mod output;
+pub(crate) mod stdio;
 pub(crate) mod wasi;
 
 use crate::bindings::{Column, GuestLevel};
 use crate::meter::Meter;
+use bytes::Bytes;
 use ebb_domain::limits::Limits;
 use ebb_domain::port::guest::{CallError, SharedRows};
 use ebb_domain::port::models::{ModelError, Rows};
@@ -12,6 +14,7 @@ use ebb_domain::text::Text;
 use ebb_domain::time::Timestamp;
 use output::{Output, Source};
 use std::sync::Arc;
+use stdio::{Answer, Stdio};
 use wasi::Random;
 use wasmtime::component::{Linker, ResourceTable};
 use wasmtime::{Engine, ResourceLimiter, Result, Store, StoreContextMut, UpdateDeadline};
@@ -28,6 +31,8 @@ pub(crate) struct State {
     files: WasiFilesystemCtx,
     output: Output,
     random: Random,
+    /// What a program reads and writes; none for a guest that is called through an interface.
+    stdio: Option<Stdio>,
     /// The guest's clock: the command's time or the last event's; zero where a call has neither.
     time: Timestamp,
     /// The rows of this call; none outside a projection's call.
@@ -51,6 +56,7 @@ pub(crate) fn store(engine: &Engine, limits: &Limits, source: &Arc<Source>) -> S
         files: WasiFilesystemCtx::default(),
         output: Output::new(source.clone()),
         random: Random::new(),
+        stdio: None,
         time: Timestamp(0),
         rows: None,
         memory: Memory { used: 0, limit: usize::try_from(limits.memory_bytes).unwrap_or(usize::MAX) },
@@ -124,9 +130,19 @@ impl State {
         self.output.end();
     }
 
+    /// Makes the guest a program that finds `input` on stdin; gives what it will write to stdout.
+    pub(crate) fn connect(&mut self, input: Bytes) -> Answer {
+        self.stdio.insert(Stdio::new(input)).answer()
+    }
+
     /// What a panic of this call said.
     pub(crate) fn panic_message(&self) -> Option<String> {
         self.output.panic_message()
+    }
+
+    /// What this call said on stderr at last.
+    pub(crate) fn last_words(&self) -> Option<String> {
+        self.output.last_words()
     }
 
     fn rows<T>(&self, work: impl FnOnce(&mut dyn Rows) -> Result<T, ModelError>) -> Result<T> {

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// What of stderr is kept for the message of a trap: panics say there what happened.
-const TAIL: usize = 2 << 10;
+const TAIL: usize = 8 << 10;
 
 /// Where a line came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -111,6 +111,16 @@ impl Output {
             state.left -= take;
             state.source.emit(level, "log", &message[..take]);
         }
+    }
+
+    /// What this call said on stderr at last: why a program gave up. A stack trace, as Go prints one, stands behind what
+    /// matters.
+    pub(crate) fn last_words(&self) -> Option<String> {
+        let state = self.0.lock();
+        let tail = String::from_utf8_lossy(&state.tail);
+        let said = |line: &&str| line.starts_with("panic: ") || line.starts_with("fatal error: ");
+        let line = tail.lines().find(said).or_else(|| tail.lines().rfind(|line| !line.trim().is_empty()))?;
+        Some(line.trim().chars().take(500).collect())
     }
 
     /// What a panic of this call said, on one line, if it said something.
@@ -236,5 +246,24 @@ mod tests {
         assert_eq!(output.panic_message().unwrap(), "panicked at src/lib.rs:10:9: no such account");
         output.begin();
         assert_eq!(output.panic_message(), None, "another call does not inherit it");
+    }
+
+    #[test]
+    fn what_a_program_said_at_last_is_the_line_that_says_why() {
+        let (_, output) = output();
+        let cases = [
+            ("", None),
+            ("starting\nno such account\n\n", Some("no such account")),
+            (
+                "panic: no such account\n\ngoroutine 1 [running]:\nmain.main()\n",
+                Some("panic: no such account"),
+            ),
+            ("Traceback (most recent call last):\n  in main\nKeyError: 'name'\n", Some("KeyError: 'name'")),
+        ];
+        for (printed, words) in cases {
+            output.begin();
+            output.write(Stream::Stderr, printed.as_bytes());
+            assert_eq!(output.last_words().as_deref(), words);
+        }
     }
 }

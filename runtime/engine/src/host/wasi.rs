@@ -1,9 +1,10 @@
 //! Inert stand-ins for what Rust's std and other toolchains import of WASI 0.2. They answer the same on every machine
 //! and at every replay: time is the command's or the event's, random bytes come from one constant stream that starts
-//! anew with each call, there are no arguments, variables, files or sockets, and output becomes logs.
+//! anew with each call, there are no arguments, variables, files or sockets, and output becomes logs; a program's stdin and stdout are its call.
 
 use super::State;
 use super::output::{Output, Stream};
+use super::stdio::{Exited, Stdio};
 use bytes::Bytes;
 use ebb_domain::port::guest::CallError;
 use std::time::Duration;
@@ -18,7 +19,7 @@ use wasmtime_wasi::p2::{bindings::cli::terminal_input::TerminalInput, pipe::Clos
 /// Most random bytes in one call of `get-random-bytes`.
 const RANDOM_BYTES: u64 = 64 << 10;
 /// What a stream takes in one write.
-const WRITE_BYTES: usize = 64 << 10;
+pub(crate) const WRITE_BYTES: usize = 64 << 10;
 
 /// Interfaces that are linked; [`crate::world`] refuses all others by name.
 pub(crate) const INTERFACES: &[&str] = &[
@@ -103,24 +104,29 @@ impl cli::environment::Host for State {
 }
 
 impl cli::exit::Host for State {
-    fn exit(&mut self, _: Result<(), ()>) -> Result<()> {
-        Err(refused("`exit`"))
+    fn exit(&mut self, status: Result<(), ()>) -> Result<()> {
+        // A program may end in this way; an instance that serves other calls may not.
+        Err(if self.stdio.is_some() { Exited(status.is_ok()).into() } else { refused("`exit`") })
     }
-    fn exit_with_code(&mut self, _: u8) -> Result<()> {
-        Err(refused("`exit`"))
+    fn exit_with_code(&mut self, code: u8) -> Result<()> {
+        self.exit(if code == 0 { Ok(()) } else { Err(()) })
     }
 }
 
 impl cli::stdin::Host for State {
     fn get_stdin(&mut self) -> Result<Resource<DynInputStream>> {
-        let stream: DynInputStream = Box::new(ClosedInputStream);
+        let closed = || -> DynInputStream { Box::new(ClosedInputStream) };
+        let stream = self.stdio.as_ref().map_or_else(closed, Stdio::stdin);
         Ok(self.table.push(stream)?)
     }
 }
 
 impl cli::stdout::Host for State {
     fn get_stdout(&mut self) -> Result<Resource<DynOutputStream>> {
-        let stream: DynOutputStream = Box::new(Lines { output: self.output.clone(), stream: Stream::Stdout });
+        let stream: DynOutputStream = match &self.stdio {
+            Some(stdio) => stdio.stdout(),
+            None => Box::new(Lines { output: self.output.clone(), stream: Stream::Stdout }),
+        };
         Ok(self.table.push(stream)?)
     }
 }

@@ -5,8 +5,8 @@ use super::{Call, DataPlane};
 use crate::http::body::RequestBody;
 use crate::http::problem::{
     BAD_HEADER, FORBIDDEN, INTERNAL, INVALID_EVENT, INVALID_KEY, KEY_IN_FLIGHT, KEY_REUSED,
-    MODULE_OUT_OF_CPU, MODULE_OUT_OF_MEMORY, MODULE_OUTPUT_TOO_LARGE, MODULE_TRAPPED, NO_SUCH_COMMAND,
-    NOT_JSON, OUT_OF_TIME, OUTCOME_UNKNOWN, OVERLOADED, Problem, REFUSED, REVISION_CONFLICT,
+    MODULE_BAD_ANSWER, MODULE_OUT_OF_CPU, MODULE_OUT_OF_MEMORY, MODULE_OUTPUT_TOO_LARGE, MODULE_TRAPPED,
+    NO_SUCH_COMMAND, NOT_JSON, OUT_OF_TIME, OUTCOME_UNKNOWN, OVERLOADED, Problem, REFUSED, REVISION_CONFLICT,
     SCHEMA_VIOLATION, SHUTTING_DOWN, THROTTLED, UNAVAILABLE, UNDECLARED_EVENT, UNKNOWN_AGGREGATE,
     UNKNOWN_COMMAND, UNSUPPORTED_MEDIA_TYPE,
 };
@@ -332,6 +332,9 @@ fn module_problem(error: CallError) -> Problem {
     match error {
         CallError::Trapped(trap) => {
             MODULE_TRAPPED.detail("the module trapped while it worked on the command").cause(trap)
+        }
+        CallError::BadAnswer(problem) => {
+            MODULE_BAD_ANSWER.detail("what the program answered can't be used").cause(problem)
         }
         CallError::OutOfMemory { .. } => MODULE_OUT_OF_MEMORY.detail(detail),
         CallError::OutOfCpu { .. } => MODULE_OUT_OF_CPU.detail(detail),

@@ -138,6 +138,8 @@ catalogue! {
         "Raise `limits.memory` in the manifest, or make the aggregate smaller.";
     MODULE_OUTPUT_TOO_LARGE = 500 "module_output_too_large", "The module returned more than it may",
         "A commit holds 1,000 events and 4 MiB, an event 512 KiB.";
+    MODULE_BAD_ANSWER = 500 "module_bad_answer", "What the program wrote to stdout can't be used",
+        "A fault in the module. The node's log has the answer's beginning under `request_id`.";
     UNDECLARED_EVENT = 500 "undeclared_event", "The module decided an event that the manifest does not declare",
         "Declare the type under `events` of the aggregate, and deploy again.";
     INVALID_EVENT = 500 "invalid_event", "The module decided an event whose data is not what the manifest declares",
