@@ -382,7 +382,7 @@ mod tests {
     use super::*;
     use crate::testing::ManualClock;
     use crate::testing::conformance::{all_data, append, commit, event, stream, with_key};
-    use ebb_domain::event::Revision;
+    use ebb_domain::event::{EventId, Revision};
     use ebb_domain::port::storage::Snapshot;
 
     fn options() -> StorageOptions {
@@ -429,6 +429,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let snapshot = Snapshot {
             revision: Revision(0),
+            event: EventId(uuid::Uuid::from_u128(7)),
             module: Digest::of(b"module"),
             state_version: None,
             data: Bytes::from_static(b"state"),

@@ -193,7 +193,7 @@ impl Runner<'_> {
             Outcome::Events(events) => {
                 let reply = accepted(command, &staged, &events, state.revision);
                 if !events.is_empty() {
-                    self.fold(state, &staged, &events).await;
+                    self.fold(state, command.id, &staged, &events).await;
                 }
                 Decided::Accepted(reply, staged.settlement)
             }
@@ -203,7 +203,13 @@ impl Runner<'_> {
 
     /// Folds what was staged, so that the next command of the stream is decided on it. What is staged stays staged: an
     /// aggregate that can't fold its own events is dropped, and whoever needs it next is told.
-    async fn fold(&self, state: &mut Warm, staged: &Staged, events: &[ebb_domain::event::NewEvent]) {
+    async fn fold(
+        &self,
+        state: &mut Warm,
+        command: CommandId,
+        staged: &Staged,
+        events: &[ebb_domain::event::NewEvent],
+    ) {
         let past: Vec<PastEvent> = events
             .iter()
             .zip(staged.first_revision.0..)
@@ -215,6 +221,7 @@ impl Runner<'_> {
             })
             .collect();
         state.revision = past.last().map(|event| event.revision);
+        state.last = (past.len() as u32).checked_sub(1).map(|index| EventId::derive(command, index));
         state.unsnapshotted += past.len() as u32;
         if let Err(error) = state.aggregate.apply(&past).await {
             if error != CallError::InstanceLost {
@@ -231,11 +238,12 @@ impl Runner<'_> {
     /// Takes a snapshot, and keeps it once what it was folded from is durable.
     async fn snapshot(&self, state: &mut Warm) {
         state.unsnapshotted = 0;
-        let Some(revision) = state.revision else { return };
+        let (Some(revision), Some(event)) = (state.revision, state.last) else { return };
         match state.aggregate.snapshot().await {
             Ok(Some(data)) => {
                 let snapshot = Snapshot {
                     revision,
+                    event,
                     module: state.function.digest,
                     state_version: state.function.spec.state_version,
                     data,
@@ -260,13 +268,10 @@ impl Runner<'_> {
     async fn load(&self, function: &Arc<AggregateFunction>) -> Result<Warm, CommandErrorKind> {
         let head = self.settled_head().await?;
         let snapshot = match head {
-            Some(head) => self
-                .snapshots
-                .get(self.stream)
-                .filter(|snapshot| snapshot.revision <= head && function.understands(snapshot)),
+            Some(head) => self.snapshot_below(head, function).await?,
             None => None,
         };
-        let folded = snapshot.as_ref().map(|snapshot| snapshot.revision);
+        let folded = snapshot.as_ref().map(|snapshot| (snapshot.revision, snapshot.event));
         let mut warm = match self.open(function, snapshot).await {
             Err(CallError::BadSnapshot(problem)) => {
                 warn!(stream = %self.stream, %problem, "a snapshot was not accepted; refolding the stream");
@@ -279,16 +284,41 @@ impl Runner<'_> {
         Ok(warm)
     }
 
+    /// The stream's snapshot, if this version understands it and it is of the events that the log has.
+    async fn snapshot_below(
+        &self,
+        head: Revision,
+        function: &AggregateFunction,
+    ) -> Result<Option<Snapshot>, CommandErrorKind> {
+        let found = self.snapshots.get(self.stream);
+        let Some(snapshot) =
+            found.filter(|snapshot| snapshot.revision <= head && function.understands(snapshot))
+        else {
+            return Ok(None);
+        };
+        let one = ReadLimits { items: 1, bytes: 1 };
+        let read = self.log.read_stream(self.stream, snapshot.revision, one).await;
+        let events = read.map_err(|error| read_error(&error))?;
+        if events.first().is_some_and(|event| event.id() == snapshot.event) {
+            return Ok(Some(snapshot));
+        }
+        let revision = snapshot.revision;
+        warn!(stream = %self.stream, %revision, "a snapshot is of events that the log does not have; refolding the stream");
+        Ok(None)
+    }
+
     fn warm(
         &self,
         function: &Arc<AggregateFunction>,
         aggregate: Box<dyn ebb_domain::port::guest::Aggregate>,
-        revision: Option<Revision>,
+        folded: Option<(Revision, EventId)>,
     ) -> Warm {
+        let (revision, last) = folded.unzip();
         Warm {
             function: function.clone(),
             aggregate,
             revision,
+            last,
             settlement: Settlement::durable(),
             unsnapshotted: 0,
             spoiled: false,
@@ -335,7 +365,7 @@ impl Runner<'_> {
                 .read_stream(self.stream, from, ReadLimits::PAGE)
                 .await
                 .map_err(|error| read_error(&error))?;
-            let Some(last) = events.last().map(|event| event.revision) else {
+            let Some((revision, last)) = events.last().map(|event| (event.revision, event.id())) else {
                 return Err(CommandErrorKind::Internal(format!(
                     "{} should reach revision {head:?} and ends before {from}",
                     self.stream
@@ -343,7 +373,7 @@ impl Runner<'_> {
             };
             let past: Vec<PastEvent> = events.iter().map(PastEvent::from).collect();
             warm.aggregate.apply(&past).await?;
-            warm.revision = Some(last);
+            (warm.revision, warm.last) = (Some(revision), Some(last));
             warm.unsnapshotted = warm.unsnapshotted.saturating_add(past.len() as u32);
         }
         debug!(stream = %self.stream, revision = ?warm.revision, "loaded");

@@ -1,7 +1,7 @@
 //! Warm aggregates: state that lives on in an instance between commands.
 
 use super::function::AggregateFunction;
-use ebb_domain::event::Revision;
+use ebb_domain::event::{EventId, Revision};
 use ebb_domain::port::guest::Aggregate;
 use ebb_domain::port::log::Settlement;
 use ebb_domain::stream::StreamId;
@@ -18,6 +18,8 @@ pub(crate) struct Warm {
     pub aggregate: Box<dyn Aggregate>,
     /// Revision of the last event that it has folded.
     pub revision: Option<Revision>,
+    /// That event.
+    pub last: Option<EventId>,
     /// Kept when every commit that it has folded is durable.
     pub settlement: Settlement,
     /// Events folded since the last snapshot.

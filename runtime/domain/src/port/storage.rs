@@ -2,7 +2,7 @@
 
 use super::log::EventLog;
 use crate::digest::Digest;
-use crate::event::Revision;
+use crate::event::{EventId, Revision};
 use crate::name::AppName;
 use crate::stream::StreamId;
 use bytes::Bytes;
@@ -19,6 +19,9 @@ pub struct StorageError(pub String);
 pub struct Snapshot {
     /// The last event it has folded.
     pub revision: Revision,
+    /// That event's id. In another history of the stream (the app was purged and deployed again, or an older copy of its
+    /// log put in place) another event has the revision, and the state is of no use.
+    pub event: EventId,
     /// The module that wrote it.
     pub module: Digest,
     /// The `state-version` that the manifest declared for it; modules that declare the same one understand it.
@@ -29,10 +32,10 @@ pub struct Snapshot {
 
 /// Snapshots of one app. Losing any of them costs time, not truth.
 pub trait Snapshots: Send + Sync + 'static {
-    /// The newest snapshot of a stream.
+    /// The snapshot of a stream. Whether it is of the log that there is now, is for the caller to see.
     fn get(&self, stream: &StreamId) -> Option<Snapshot>;
 
-    /// Keeps a snapshot instead of any older one.
+    /// Keeps a snapshot instead of the one that there is.
     fn put(&self, stream: &StreamId, snapshot: Snapshot);
 }
 

@@ -2,13 +2,14 @@
 
 use bytes::Bytes;
 use ebb_domain::digest::Digest;
-use ebb_domain::event::Revision;
+use ebb_domain::event::{EventId, Revision};
 use ebb_domain::port::storage::{Snapshot, Snapshots};
 use ebb_domain::stream::StreamId;
 use ebb_faults::{Point, crash_point};
+use uuid::Uuid;
 
-/// Bytes before the state: checksum, revision, module, whether there is a state version, state version.
-const FIXED: usize = 4 + 8 + 32 + 1 + 4;
+/// Bytes before the state: checksum, revision, event, module, whether there is a state version, state version.
+const FIXED: usize = 4 + 8 + 16 + 32 + 1 + 4;
 
 /// Snapshots of one app.
 pub(crate) struct SledSnapshots(pub(crate) sled::Tree);
@@ -25,11 +26,8 @@ impl Snapshots for SledSnapshots {
 
     fn put(&self, stream: &StreamId, snapshot: Snapshot) {
         crash_point(Point::SnapshotBeforePut);
-        let older = self.get(stream).is_none_or(|kept| {
-            // Another module's snapshot is of no use to the one that writes now, however new it is.
-            kept.revision <= snapshot.revision || kept.module != snapshot.module
-        });
-        if older && let Err(error) = self.0.insert(stream.as_str(), encode(&snapshot)) {
+        // Also instead of a newer one: that may be another module's, or of events that are no more.
+        if let Err(error) = self.0.insert(stream.as_str(), encode(&snapshot)) {
             warn(stream, &error);
         }
         crash_point(Point::SnapshotAfterPut);
@@ -44,6 +42,7 @@ pub(crate) fn encode(snapshot: &Snapshot) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(FIXED + snapshot.data.len());
     bytes.extend_from_slice(&[0; 4]);
     bytes.extend_from_slice(&snapshot.revision.0.to_le_bytes());
+    bytes.extend_from_slice(snapshot.event.0.as_bytes());
     bytes.extend_from_slice(&snapshot.module.0);
     bytes.push(u8::from(snapshot.state_version.is_some()));
     bytes.extend_from_slice(&snapshot.state_version.unwrap_or_default().to_le_bytes());
@@ -60,10 +59,11 @@ pub(crate) fn decode(bytes: &[u8]) -> Option<Snapshot> {
     }
     Some(Snapshot {
         revision: Revision(u64::from_le_bytes(fixed[4..12].try_into().ok()?)),
-        module: Digest(fixed[12..44].try_into().ok()?),
-        state_version: match fixed[44] {
+        event: EventId(Uuid::from_slice(&fixed[12..28]).ok()?),
+        module: Digest(fixed[28..60].try_into().ok()?),
+        state_version: match fixed[60] {
             0 => None,
-            _ => Some(u32::from_le_bytes(fixed[45..49].try_into().ok()?)),
+            _ => Some(u32::from_le_bytes(fixed[61..65].try_into().ok()?)),
         },
         data: Bytes::copy_from_slice(data),
     })
@@ -75,7 +75,8 @@ mod tests {
 
     fn snapshot(revision: u64, state_version: Option<u32>) -> Snapshot {
         let data = Bytes::from_static(b"state");
-        Snapshot { revision: Revision(revision), module: Digest::of(b"module"), state_version, data }
+        let event = EventId(Uuid::from_u128(u128::from(revision)));
+        Snapshot { revision: Revision(revision), event, module: Digest::of(b"module"), state_version, data }
     }
 
     fn snapshots() -> (sled::Db, SledSnapshots, StreamId) {
@@ -85,13 +86,12 @@ mod tests {
     }
 
     #[test]
-    fn the_newest_snapshot_is_kept() {
+    fn the_last_snapshot_is_kept_also_where_there_was_a_newer_one() {
         let (_db, snapshots, stream) = snapshots();
-        snapshots.put(&stream, snapshot(5, Some(2)));
-        snapshots.put(&stream, snapshot(3, None));
-        assert_eq!(snapshots.get(&stream), Some(snapshot(5, Some(2))));
-        snapshots.put(&stream, snapshot(9, None));
-        assert_eq!(snapshots.get(&stream), Some(snapshot(9, None)));
+        for kept in [snapshot(5, Some(2)), snapshot(3, None), snapshot(9, None)] {
+            snapshots.put(&stream, kept.clone());
+            assert_eq!(snapshots.get(&stream), Some(kept));
+        }
     }
 
     #[test]
