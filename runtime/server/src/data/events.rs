@@ -5,7 +5,7 @@ use super::query::{default_limit, parse_limit};
 use super::{Call, DataPlane};
 use crate::auth::authorize;
 use crate::http::problem::{
-    BAD_HEADER, BAD_QUERY, INTERNAL, INVALID_KEY, POSITION_UNKNOWN, Problem, UNKNOWN_AGGREGATE,
+    BAD_HEADER, BAD_QUERY, INTERNAL, INVALID_KEY, LOG_DAMAGED, POSITION_UNKNOWN, Problem, UNKNOWN_AGGREGATE,
 };
 use crate::http::reply::{EBB_LAG, EBB_POSITION, Reply, json, number};
 use crate::http::target::{parameters, segment, shorten};
@@ -78,7 +78,7 @@ impl DataPlane {
         let mut after = Position(after.unwrap_or(0));
         let is_live = wants_event_stream(&call.parts.headers);
         if is_live && let Some(id) = one(&call.parts.headers, "last-event-id")? {
-            let id = id.to_str().ok().and_then(|id| id.parse().ok());
+            let id = id.to_str().ok().and_then(|id| whole("Last-Event-ID", id).ok());
             let id = id.ok_or_else(|| BAD_HEADER.detail("`Last-Event-ID` takes the position of an event"))?;
             after = Position(id);
         }
@@ -191,7 +191,10 @@ fn unknown_parameter(name: &str, known: &str) -> Problem {
 }
 
 pub(super) fn unreadable(error: ReadError) -> Problem {
-    INTERNAL.detail("the log could not be read").cause(error)
+    match error {
+        ReadError::Corrupt(_) => LOG_DAMAGED.detail("what was asked for is damaged").cause(error),
+        ReadError::Io(_) => INTERNAL.detail("the log could not be read").cause(error),
+    }
 }
 
 #[cfg(test)]

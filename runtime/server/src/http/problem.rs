@@ -132,6 +132,8 @@ catalogue! {
         "Send it to `/apps/{app}` with the manifest's `app.name`.";
     THROTTLED = 429 "throttled", "Too many commands wait for this stream",
         "Try again after `Retry-After` seconds, and send fewer at once to one stream.";
+    LOG_DAMAGED = 500 "log_damaged", "The app's log is damaged at this place",
+        "Everything else is served. The operator finds file and offset in the node's log under `request_id`, and what to do.";
     MODULE_TRAPPED = 500 "module_trapped", "The module trapped",
         "A fault in the module. The node's log has the trap under `request_id`.";
     MODULE_OUT_OF_MEMORY = 500 "module_out_of_memory", "The module needed more memory than its limit",

@@ -134,6 +134,7 @@ impl<'a> Places<'a> {
     }
 
     /// The commit record at a place; none if there is something else, so that the index that pointed there is wrong.
+    /// Where it is the log that is damaged, that is an error: another index would point there as well.
     pub(crate) fn record(&mut self, location: Location) -> Result<Option<Bytes>, ReadError> {
         let offset = u64::from(location.offset);
         if self.open.as_ref().is_none_or(|(segment, _)| segment.header.sequence != location.segment) {
@@ -150,9 +151,24 @@ impl<'a> Places<'a> {
             Step::Record { frame: Frame { kind: Kind::Commit, .. }, range, .. } => {
                 Ok(Some(scan.slice(range)))
             }
+            Step::Bad { .. } => check_around(self.set, segment, offset).map(|()| None),
             _ => Ok(None),
         }
     }
+}
+
+/// Fails if the log is damaged at a place, or shortly before it.
+fn check_around(set: &SegmentSet, segment: &Segment, offset: u64) -> Result<(), ReadError> {
+    let start = set.before(segment, offset)?;
+    let mut scan = Scan::new(set.file(segment)?, segment.header.seed(), start, segment.end(), BLOCK);
+    while scan.offset() <= offset {
+        match scan.step().map_err(|error| segment.io(&error))? {
+            Step::Record { .. } => {}
+            Step::End => break,
+            Step::Bad { offset, malformed } => return Err(segment.corrupt(offset, &malformed)),
+        }
+    }
+    Ok(())
 }
 
 /// Decodes a whole commit.

@@ -15,7 +15,7 @@ use ebb_domain::event::Position;
 use ebb_domain::port::storage::StorageError;
 use ebb_faults::{Point, crash_point};
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use uuid::Uuid;
 
@@ -34,6 +34,8 @@ pub(crate) struct Recovered {
     /// None: the next group starts a new segment.
     pub(crate) tail: Option<Tail>,
     pub(crate) reached: Reached,
+    /// Where the last segment without a footer stopped making sense, and why: at its end, or before it.
+    unsure: Option<(PathBuf, u64, Malformed)>,
 }
 
 /// How a walk through a segment ended.
@@ -212,6 +214,7 @@ pub(crate) fn recover(disk: &Arc<dyn Disk>, folder: &Path) -> Result<Recovered, 
         segments: Vec::with_capacity(last),
         tail: None,
         reached: Reached::default(),
+        unsure: None,
     };
     for sequence in sequences {
         let path = segment::path_of(folder, sequence);
@@ -220,6 +223,11 @@ pub(crate) fn recover(disk: &Arc<dyn Disk>, folder: &Path) -> Result<Recovered, 
         let header = read_header(&*file).map_err(io)?.map_err(|malformed| closed(&path, &malformed))?;
         if sequence == 1 {
             recovered.log = header.log;
+        }
+        if let Some((path, offset, malformed)) = recovered.unsure.take()
+            && header.base != recovered.reached
+        {
+            return Err(damaged(&path, offset, &malformed));
         }
         if header.sequence != sequence || header.log != recovered.log || header.base != recovered.reached {
             let what = "this segment does not follow from the one before: it belongs to another log, or one of the two \
@@ -297,6 +305,9 @@ fn open_sealed(
             tracing::warn!(file = %path.display(), %malformed, "a sealed segment has no valid footer; reading all of it");
             let walk = walk(file, header, |_| ()).map_err(io)?;
             recovered.reached = walk.extent.reached;
+            if let Stop::Bad { offset, malformed } = walk.stop {
+                recovered.unsure = Some((path.to_owned(), offset, malformed));
+            }
             let (end, sparse) = (walk.extent.end, Some(walk.extent.sparse));
             Ok(Arc::new(Segment::new(header.clone(), path.to_owned(), end, sparse)))
         }

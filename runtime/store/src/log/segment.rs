@@ -175,6 +175,14 @@ impl SegmentSet {
         Ok(Some((segment, offset)))
     }
 
+    /// A record's start at or before an offset, with no more than about [`SPARSE_STRIDE`] bytes in between.
+    pub(crate) fn before(&self, segment: &Segment, offset: u64) -> Result<u64, ReadError> {
+        self.load_sparse(segment)?;
+        let sparse = segment.sparse.read();
+        let start = sparse.as_ref().map(|sparse| sparse.start(|entry| u64::from(entry.offset) <= offset));
+        Ok(start.map_or(HEADER as u64, u64::from))
+    }
+
     /// The same, without looking at the disk: none as well where that would be needed.
     pub(crate) fn find_in_memory(&self, target: Target) -> Option<(Arc<Segment>, u64)> {
         let segment = self.segment_of(target)?;
