@@ -114,15 +114,39 @@ impl From<sled::Error> for IndexError {
     }
 }
 
+/// A commit that a tree holds. Where it lies and when it was recorded tells it from one that has its number in another
+/// history: of a log that was set back to an older copy of itself, and written again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Reached {
+    pub(crate) commit: u64,
+    pub(crate) location: Location,
+    pub(crate) recorded_at: Timestamp,
+}
+
 /// How far a tree is complete, and of which log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Mark {
     pub(crate) log: Uuid,
-    pub(crate) commit: u64,
-    /// Where that commit lies: another log, or one that was set back and written again, has something else there.
-    pub(crate) location: Location,
-    /// The last commit that the tree may hold something of, and where it lies.
-    pub(crate) ahead: (u64, Location),
+    /// The last commit that the tree is complete up to; number 0 for none.
+    pub(crate) complete: Reached,
+    /// The last commit that the tree may hold something of.
+    pub(crate) ahead: Reached,
+}
+
+impl Reached {
+    const BYTES: usize = 24;
+
+    fn encode(self, into: &mut Vec<u8>) {
+        for number in [self.commit, self.location.pack(), self.recorded_at.0] {
+            into.extend_from_slice(&number.to_be_bytes());
+        }
+    }
+
+    fn decode(bytes: &[u8]) -> Option<Self> {
+        let number = |at: usize| Some(u64::from_be_bytes(bytes.get(at..at + 8)?.try_into().ok()?));
+        let (commit, location) = (number(0)?, Location::unpack(number(8)?));
+        Some(Self { commit, location, recorded_at: Timestamp(number(16)?) })
+    }
 }
 
 /// A commit that memory does not know a stream's end of, or a key, so that it must be looked up.
@@ -184,7 +208,7 @@ impl Index {
             swept: AtomicU32::new(0),
             flush: Mutex::new(None),
         };
-        let commit = index.mark()?.map_or(0, |mark| mark.commit);
+        let commit = index.mark()?.map_or(0, |mark| mark.complete.commit);
         index.indexed.store(commit, Ordering::Release);
         Ok(index)
     }
@@ -196,14 +220,13 @@ impl Index {
 
     fn mark_of(tree: &sled::Tree) -> Result<Option<Mark>, IndexError> {
         let Some(value) = tree.get(MARK)? else { return Ok(None) };
-        let bytes = |from: usize| value.get(from..from + 8).and_then(|bytes| bytes.try_into().ok());
-        let log = value.get(..16).and_then(|bytes| Uuid::from_slice(bytes).ok());
-        let (Some(log), Some(commit), Some(location)) = (log, bytes(16), bytes(24)) else { return Ok(None) };
-        let (Some(last), Some(end)) = (bytes(32), bytes(40)) else { return Ok(None) };
-        let place =
-            |commit, location| (u64::from_be_bytes(commit), Location::unpack(u64::from_be_bytes(location)));
-        let (commit, location) = place(commit, location);
-        Ok(Some(Mark { log, commit, location, ahead: place(last, end) }))
+        let mark = || {
+            let (log, commits) = value.split_at_checked(16)?;
+            let (complete, ahead) = commits.split_at_checked(Reached::BYTES)?;
+            let (complete, ahead) = (Reached::decode(complete)?, Reached::decode(ahead)?);
+            Some(Mark { log: Uuid::from_slice(log).ok()?, complete, ahead })
+        };
+        Ok(mark())
     }
 
     /// The commit that the tree is complete up to.
@@ -322,13 +345,13 @@ impl Index {
                 self.swept.store(today - 1, Ordering::Relaxed);
             }
         }
-        let ahead = (last.commit, last.location);
+        let ahead = Reached { commit: last.commit, location: last.location, recorded_at: last.recorded_at };
         let complete = end == flush.entries.len();
         if complete {
             batch.insert(MARK, self.encode_mark(ahead, ahead));
         } else if flush.done == 0 {
             // An empty tree is complete up to nothing, wherever that lies.
-            let before = Self::mark_of(tree)?.map_or((0, ahead.1), |mark| (mark.commit, mark.location));
+            let before = Self::mark_of(tree)?.map_or(Reached { commit: 0, ..ahead }, |mark| mark.complete);
             batch.insert(MARK, self.encode_mark(before, ahead));
         }
         tree.apply_batch(batch)?;
@@ -340,13 +363,10 @@ impl Index {
         Ok(())
     }
 
-    fn encode_mark(&self, complete: (u64, Location), ahead: (u64, Location)) -> Vec<u8> {
-        let mut mark = Vec::with_capacity(48);
-        mark.extend_from_slice(self.log.as_bytes());
-        for (commit, location) in [complete, ahead] {
-            mark.extend_from_slice(&commit.to_be_bytes());
-            mark.extend_from_slice(&location.pack().to_be_bytes());
-        }
+    fn encode_mark(&self, complete: Reached, ahead: Reached) -> Vec<u8> {
+        let mut mark = self.log.as_bytes().to_vec();
+        complete.encode(&mut mark);
+        ahead.encode(&mut mark);
         mark
     }
 

@@ -26,7 +26,7 @@ mod tests;
 #[cfg(test)]
 mod vectors;
 
-use crate::index::{Backlog, Entry, Hash, Index, IndexError, NotInMemory, key_hash};
+use crate::index::{self, Backlog, Entry, Hash, Index, IndexError, NotInMemory, key_hash};
 use crate::worker::{Next, Worker};
 use bytes::Bytes;
 use disk::Disk;
@@ -278,8 +278,7 @@ fn catch_up(
         Ok(None) => durable.commit.0 == 0,
         // What an unfinished generation left in the tree must be of this log as well.
         Ok(Some(mark)) if mark.log == log => {
-            is_in_log(segments, (mark.commit, mark.location), durable)?
-                && is_in_log(segments, mark.ahead, durable)?
+            is_in_log(segments, mark.complete, durable)? && is_in_log(segments, mark.ahead, durable)?
         }
         Ok(Some(_)) => false,
         Err(error) => {
@@ -307,17 +306,13 @@ fn catch_up(
     Ok(true)
 }
 
-fn is_in_log(
-    segments: &SegmentSet,
-    (commit, location): (u64, Location),
-    durable: Durable,
-) -> Result<bool, ReadError> {
-    if commit == 0 || commit > durable.commit.0 {
-        return Ok(commit == 0);
+fn is_in_log(segments: &SegmentSet, reached: index::Reached, durable: Durable) -> Result<bool, ReadError> {
+    if reached.commit == 0 || reached.commit > durable.commit.0 {
+        return Ok(reached.commit == 0);
     }
-    let record = Places::new(segments).record(location)?;
+    let record = Places::new(segments).record(reached.location)?;
     let raw = record.as_ref().and_then(|record| commit_record::Raw::new(record).ok());
-    Ok(raw.is_some_and(|raw| raw.number().0 == commit))
+    Ok(raw.is_some_and(|raw| raw.number().0 == reached.commit && raw.recorded_at() == reached.recorded_at))
 }
 
 /// Builds the index again: up to a commit, or as far as it was.
