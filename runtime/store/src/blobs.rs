@@ -1,5 +1,6 @@
 //! Files by their SHA-256: modules, schemas, manifests.
 
+use crate::log::disk::{Disk as _, RealDisk};
 use bytes::Bytes;
 use ebb_domain::digest::Digest;
 use ebb_domain::port::storage::StorageError;
@@ -19,7 +20,7 @@ pub(crate) struct Blobs {
 impl Blobs {
     /// Opens the folder, making it if it is not there, and removes what a crash left half written.
     pub(crate) fn open(folder: PathBuf) -> io::Result<Self> {
-        fs::create_dir_all(&folder)?;
+        RealDisk.create_folder(&folder)?;
         for entry in fs::read_dir(&folder)? {
             let path = entry?.path();
             if path.extension().is_some_and(|extension| extension == "new") {

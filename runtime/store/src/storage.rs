@@ -14,6 +14,7 @@ use ebb_domain::name::AppName;
 use ebb_domain::port::Clock;
 use ebb_domain::port::log::EventLog;
 use ebb_domain::port::storage::{Snapshots, Storage, StorageError};
+use ebb_domain::text::Text;
 use ebb_faults::{Point, crash_point};
 use parking_lot::{Condvar, Mutex};
 use std::collections::HashMap;
@@ -124,7 +125,7 @@ impl DiskStorage {
             apps.extend(names.into_iter().filter_map(|name| AppName::new(name).ok()));
         }
         if self.data.join(SYSTEM).is_dir() {
-            apps.extend(AppName::new(SYSTEM));
+            apps.push(AppName::trusted(Text::from_static(SYSTEM)));
         }
         apps.sort();
         Ok(apps)

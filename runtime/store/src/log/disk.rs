@@ -211,10 +211,16 @@ impl Disk for RealDisk {
     }
 
     fn create_folder(&self, folder: &Path) -> io::Result<()> {
+        let parent = folder.parent().filter(|parent| !parent.as_os_str().is_empty());
         if folder.is_dir() {
-            return Ok(());
+            // Whoever made it may have ended before its name was durable. Those above were, before this one was made.
+            return match parent.map(|parent| self.sync_folder(parent)) {
+                // Then it was not made by us.
+                Some(Err(error)) if error.kind() != io::ErrorKind::PermissionDenied => Err(error),
+                _ => Ok(()),
+            };
         }
-        if let Some(parent) = folder.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+        if let Some(parent) = parent {
             self.create_folder(parent)?;
             match std::fs::create_dir(folder) {
                 Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
