@@ -2,7 +2,8 @@
 //! the same place. Nothing is invented, and what was damaged is kept aside.
 
 use super::disk::{self, Disk, LogFile};
-use super::format::{self, HEADER, MARKER, SegmentHeader};
+use super::format::{self, Footer, HEADER, Kind, MARKER, SegmentHeader};
+use super::recovery::{self, Stop};
 use super::segment;
 use super::verify::{Progress, check_segment, segments, verify};
 use ebb_domain::port::storage::StorageError;
@@ -67,13 +68,8 @@ pub fn repair(
                 if checked.is_ok_and(|checked| checked.damage.is_none()) {
                     continue;
                 }
-                if !with_backup {
-                    return Err(StorageError(format!(
-                        "{} is damaged, and the backup lacks it",
-                        path.display()
-                    )));
-                }
-                merge(&path, &file, &from, &open(disk, &from)?)?
+                let theirs = with_backup.then(|| open(disk, &from)).transpose()?;
+                merge(&path, &file, &from, theirs.as_ref())?
             }
             (false, true) => {
                 let bytes = read_all(&*open(disk, &from)?).map_err(|error| failed(&from, &error))?;
@@ -85,16 +81,23 @@ pub fn repair(
         };
         let unfinished = path.with_extension("new");
         write(disk, &unfinished, &new.bytes)?;
-        made.push((path, unfinished, here.contains(&sequence), new.taken));
-    }
-    let mut report = RepairReport::default();
-    for (path, unfinished, kept, bytes) in made {
-        let aside = kept.then(|| aside(&**disk, &path));
-        if let Some(aside) = &aside {
-            disk.rename(&path, aside).map_err(|error| failed(&path, &error))?;
+        if sequence < last {
+            seal_again(disk, &unfinished).map_err(|error| failed(&unfinished, &error))?;
         }
-        disk.rename(&unfinished, &path).map_err(|error| failed(&path, &error))?;
-        report.mended.push(Mended { file: path, kept_as: aside, bytes });
+        // A copy, so that at no moment there is no segment of this name: a repair that is cut short is done again, and
+        // must find what this one found.
+        let kept_as = here.contains(&sequence).then(|| aside(&**disk, &path));
+        if let Some(aside) = &kept_as {
+            let damaged = read_all(&*open(disk, &path)?).map_err(|error| failed(&path, &error))?;
+            write(disk, aside, &damaged)?;
+        }
+        made.push((unfinished, Mended { file: path, kept_as, bytes: new.taken }));
+    }
+    disk.sync_folder(folder).map_err(|error| failed(folder, &error))?;
+    let mut report = RepairReport::default();
+    for (unfinished, mended) in made {
+        disk.rename(&unfinished, &mended.file).map_err(|error| failed(&mended.file, &error))?;
+        report.mended.push(mended);
     }
     disk.sync_folder(folder).map_err(|error| failed(folder, &error))?;
 
@@ -124,12 +127,13 @@ fn merge(
     path: &Path,
     ours: &Arc<dyn LogFile>,
     from: &Path,
-    theirs: &Arc<dyn LogFile>,
+    theirs: Option<&Arc<dyn LogFile>>,
 ) -> Result<Merged, StorageError> {
-    let (ours, theirs) = (
-        read_all(&**ours).map_err(|error| failed(path, &error))?,
-        read_all(&**theirs).map_err(|error| failed(from, &error))?,
-    );
+    let ours = read_all(&**ours).map_err(|error| failed(path, &error))?;
+    let (there, theirs) = match theirs {
+        Some(theirs) => (true, read_all(&**theirs).map_err(|error| failed(from, &error))?),
+        None => (false, Vec::new()),
+    };
     let (our_header, their_header) = (SegmentHeader::decode(&ours), SegmentHeader::decode(&theirs));
     let header = match (our_header, their_header) {
         (Ok(ours), Ok(theirs)) if ours != theirs => {
@@ -171,18 +175,42 @@ fn merge(
         merged.bytes.extend_from_slice(&record);
     }
     // Both copies end here. That is the end of the log, unless ours goes on behind the damage.
-    if let Some(rest) = ours.get(at..) {
-        let goes_on = (0..rest.len().saturating_sub(MARKER)).step_by(8).any(|start| {
-            rest[start + 8] != 0 && format::check(&rest[start..], seed, (at + start) as u64).is_ok()
-        });
-        if goes_on {
-            return Err(StorageError(format!(
-                "{} is damaged at offset {at}, and the backup is not intact there, or ends before it; try another backup",
-                path.display()
-            )));
-        }
+    if ours.get(at..).is_some_and(|rest| goes_on(rest, seed, at)) {
+        let what = if there { "is not intact there, or ends before it" } else { "lacks it" };
+        return Err(StorageError(format!(
+            "{} is damaged at offset {at}, and the backup {what}; try another backup",
+            path.display()
+        )));
     }
     Ok(merged)
+}
+
+/// Whether there is the end of a group, or of a segment, in what lies at and behind an offset.
+fn goes_on(rest: &[u8], seed: u32, at: usize) -> bool {
+    (0..(rest.len() + 1).saturating_sub(MARKER)).step_by(8).any(|start| {
+        let record = &rest[start..];
+        let (kind, len) = (record[8], format::u32_at(record, 4) as usize);
+        // Of other records the checksum would be computed over whatever length they claim.
+        let may_be = (kind == Kind::Group as u8 && len == MARKER)
+            || (kind == Kind::Footer as u8 && len == record.len());
+        may_be && format::check(record, seed, (at + start) as u64).is_ok()
+    })
+}
+
+/// Gives a segment that others follow the footer that it has lost; all that stands in it is what the groups say.
+fn seal_again(disk: &Arc<dyn Disk>, path: &Path) -> io::Result<()> {
+    let file = disk.open(path)?;
+    let Ok(header) = recovery::read_header(&*file)? else { return Ok(()) };
+    let walk = recovery::walk(&file, &header, |_| ())?;
+    // Bytes behind the last group are for the check of the whole log to tell of.
+    if walk.stop != Stop::End || walk.extent.end != file.len()? {
+        return Ok(());
+    }
+    let mut footer = Vec::new();
+    Footer { reached: walk.extent.reached, sparse: walk.extent.sparse.0 }.encode(&mut footer);
+    format::seal(&mut footer, header.seed(), walk.extent.end);
+    disk::write_all(&*file, walk.extent.end, &footer)?;
+    file.sync_all()
 }
 
 /// A name under which a damaged file is kept.

@@ -233,6 +233,43 @@ mod recovery_rules {
         assert!(text.contains("00000001.seg at offset 4"), "{text}");
     }
 
+    /// The index that points to the damage is not to blame: it is kept, and everyone else is served.
+    #[tokio::test]
+    async fn a_stream_with_a_damaged_commit_fails_alone() {
+        let bed = Bed::new();
+        let log = bed.open();
+        append_deposits(&log, &(0..12).map(|_| "x".repeat(100_000)).collect::<Vec<_>>()).await;
+        let keyed = with_key(commit("account-2", vec![event("Opened", "1")]), "key");
+        append(&log, keyed).await;
+        drop(log);
+        bed.disk.tamper(&Bed::segment(1), |bytes| bytes[500_000] ^= 1);
+        let log = bed.open();
+        for _ in 0..2 {
+            let read = log.read_stream(&stream("account-1"), Revision(0), ReadLimits::PAGE).await;
+            let Err(ReadError::Corrupt(text)) = read else { panic!("{read:?}") };
+            assert!(text.contains("00000001.seg at offset 4"), "{text}");
+        }
+        let late = log.read_stream(&stream("account-1"), Revision(11), ReadLimits::PAGE).await.unwrap();
+        assert_eq!(late.len(), 1, "what lies behind the damage is read");
+        assert!(log.find_key("anonymous", "key").unwrap().is_some());
+        for (name, revision) in [("account-1", 12), ("account-2", 1), ("account-3", 0)] {
+            let staged = append(&log, commit(name, vec![event("Deposited", "1")])).await;
+            assert_eq!(staged.first_revision, Revision(revision));
+        }
+    }
+
+    #[tokio::test]
+    async fn damage_in_a_segment_without_a_footer_is_named_where_it_is() {
+        let bed = Bed::new();
+        append_deposits(&bed.open(), &(0..12).map(|_| "x".repeat(100_000)).collect::<Vec<_>>()).await;
+        bed.disk.tamper(&Bed::segment(1), |bytes| {
+            bytes[500_000] ^= 1;
+            *bytes.last_mut().unwrap() ^= 1;
+        });
+        let refused = bed.try_open().err().unwrap().to_string();
+        assert!(refused.contains("00000001.seg at offset 4"), "{refused}");
+    }
+
     #[tokio::test]
     async fn a_missing_segment_and_a_strange_one_keep_the_log_closed() {
         let bed = Bed::new();
@@ -716,6 +753,26 @@ mod indexes {
         assert_eq!(log.head(&stream("account-1")).unwrap().revision, None);
     }
 
+    /// The same number of the same length at the same place, and yet another commit.
+    #[tokio::test]
+    async fn an_index_of_a_log_that_was_set_back_and_went_on_in_another_way_is_built_again() {
+        let bed = Bed::new();
+        append_deposits(&bed.open(), &deposits(3)).await;
+        let went_on = Bed { clock: Arc::clone(&bed.clock), ..Bed::on(bed.disk.copy()) };
+        append_deposits(&bed.open(), &deposits(5)[3..]).await;
+        went_on.clock.advance(Duration::from_secs(1));
+        let log = went_on.open();
+        for data in &deposits(5)[3..] {
+            append(&log, commit("account-2", vec![event("Deposited", data)])).await;
+        }
+        drop(log);
+        // The index of the one, and the log of the other.
+        let log = Bed { db: bed.db.clone(), ..went_on }.open();
+        for (name, revision) in [("account-1", 2), ("account-2", 1)] {
+            assert_eq!(log.head(&stream(name)).unwrap().revision, Some(Revision(revision)), "{name}");
+        }
+    }
+
     #[tokio::test]
     async fn entries_that_lie_are_noticed_and_the_index_is_built_again() {
         let bed = Bed::new();
@@ -821,6 +878,95 @@ mod tools {
         let kept = report.mended[0].kept_as.clone().unwrap();
         assert_eq!(bed.disk.bytes(&kept)[500_000], 0xaa, "what was damaged is kept aside");
         assert_eq!(all_data(&bed.open()).await, data);
+    }
+
+    /// Takes so many renames, and then the process is gone.
+    struct CutShort(ModelDisk, std::sync::atomic::AtomicU32);
+
+    impl Disk for CutShort {
+        fn rename(&self, from: &Path, to: &Path) -> std::io::Result<()> {
+            let before =
+                self.1.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
+            before.map_err(|_| std::io::Error::other("the process was killed"))?;
+            self.0.rename(from, to)
+        }
+        fn open(&self, path: &Path) -> std::io::Result<Arc<dyn disk::LogFile>> {
+            self.0.open(path)
+        }
+        fn create(&self, path: &Path) -> std::io::Result<Arc<dyn disk::LogFile>> {
+            self.0.create(path)
+        }
+        fn list(&self, folder: &Path) -> std::io::Result<Vec<String>> {
+            self.0.list(folder)
+        }
+        fn create_folder(&self, folder: &Path) -> std::io::Result<()> {
+            self.0.create_folder(folder)
+        }
+        fn remove(&self, path: &Path) -> std::io::Result<()> {
+            self.0.remove(path)
+        }
+        fn sync_folder(&self, folder: &Path) -> std::io::Result<()> {
+            self.0.sync_folder(folder)
+        }
+    }
+
+    /// A copy of the log, in a folder of its own on the same disk.
+    fn back_up(bed: &Bed) {
+        bed.disk.create_folder(Path::new("/backup")).unwrap();
+        for path in bed.disk.copy().files() {
+            let name = PathBuf::from("/backup").join(path.file_name().unwrap());
+            let bytes = bed.disk.bytes(&path);
+            bed.disk.create(&name).unwrap();
+            bed.disk.tamper(&name, |now| *now = bytes);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_repair_that_is_cut_short_anywhere_is_done_again_and_loses_nothing_since_the_backup() {
+        let (bed, mut data) = filled().await;
+        back_up(&bed);
+        append_deposits(&bed.open(), &["since the backup".to_owned()]).await;
+        data.push("since the backup".to_owned());
+        for segment in [1, 3] {
+            bed.disk.tamper(&Bed::segment(segment), |bytes| bytes[400_000] ^= 1);
+        }
+        for renames in 0..2 {
+            let bed = Bed::on(bed.disk.copy());
+            let cut_short: Arc<dyn Disk> = Arc::new(CutShort(bed.disk.clone(), renames.into()));
+            repair(&cut_short, &Bed::folder(), Path::new("/backup"), &mut |_| ()).unwrap_err();
+            repair(&disk(&bed), &Bed::folder(), Path::new("/backup"), &mut |_| ()).unwrap();
+            assert_eq!(all_data(&bed.open()).await, data, "cut short after {renames} segments");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_lost_footer_is_made_again_also_where_the_backup_has_none() {
+        let (bed, data) = filled().await;
+        bed.disk.create_folder(Path::new("/backup")).unwrap();
+        let whole = bed.disk.bytes(&Bed::segment(1));
+        bed.disk.tamper(&Bed::segment(1), |bytes| *bytes.last_mut().unwrap() ^= 1);
+        repair(&disk(&bed), &Bed::folder(), Path::new("/backup"), &mut |_| ()).unwrap();
+        assert!(bed.disk.bytes(&Bed::segment(1)) == whole, "it only says again what the groups say");
+        assert_eq!(all_data(&bed.open()).await, data);
+    }
+
+    /// The file may end with the last group, without any space behind it: after a repair, say.
+    #[tokio::test]
+    async fn what_lies_behind_the_damage_is_never_cut_by_a_repair() {
+        let bed = Bed::new();
+        let log = bed.open();
+        append_deposits(&log, &deposits(3)).await;
+        let end = log.core.segments.get(1).unwrap().end() as usize;
+        kill(&bed, log);
+        bed.disk.create_folder(Path::new("/backup")).unwrap();
+        bed.disk.tamper(&Bed::segment(1), |bytes| {
+            bytes.truncate(end);
+            // In the last group but one.
+            let at = bytes.windows(9).position(|window| window == b"deposit 1").unwrap();
+            bytes[at] ^= 1;
+        });
+        let refused = repair(&disk(&bed), &Bed::folder(), Path::new("/backup"), &mut |_| ()).unwrap_err();
+        assert!(refused.to_string().contains("the backup lacks it"), "{refused}");
     }
 
     #[tokio::test]
