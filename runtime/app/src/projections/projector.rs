@@ -447,9 +447,11 @@ impl Projector {
 
     /// Carries out the next command.
     async fn next_command(&mut self) -> Flow<()> {
+        let version = self.version.clone();
         let command = tokio::select! {
             biased;
             () = stopped(&mut self.stop) => return Err(Stop::Stopped),
+            () = version.doubt.notified() => return Err(unreadable()),
             command = self.commands.recv() => command,
         };
         match command {
@@ -491,6 +493,7 @@ impl Projector {
                     Some(command) => self.handle(command).await?,
                     None => return Err(Stop::Stopped),
                 },
+                () = version.doubt.notified() => return Err(unreadable()),
                 changed = self.durable.changed() => return changed.map_err(|_| Stop::Stopped),
                 () = version.nudge.notified() => if self.release_at.is_none() {
                     self.release_at = Some(Instant::now() + RELEASE_AFTER);
@@ -626,6 +629,11 @@ fn filter(source: &Source) -> EventFilter {
         (!aggregates.is_empty()).then(|| aggregates.iter().map(|name| name.text().clone()).collect());
     let types = (!types.is_empty()).then(|| types.iter().map(|name| name.text().clone()).collect());
     EventFilter { categories, types }
+}
+
+/// Opening the rows again finds out whether they are damaged, and has them built anew if they are.
+fn unreadable() -> Stop {
+    Stop::Host("a reader could not read the rows; opening them again".into())
 }
 
 async fn stopped(stop: &mut watch::Receiver<bool>) {

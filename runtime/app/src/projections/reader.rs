@@ -96,7 +96,12 @@ impl ModelReader {
                 Ok((mark, rows)) => return Ok((mark.max(passed), rows)),
                 // It was swapped away, and its file removed, while it was being read.
                 Err(ModelError::Store(_)) if !Arc::ptr_eq(&serving, &self.slot.serving()) => {}
-                Err(error) => return Err(error),
+                Err(error) => {
+                    if let ModelError::Store(_) = &error {
+                        serving.doubt.notify_one();
+                    }
+                    return Err(error);
+                }
             }
         }
     }

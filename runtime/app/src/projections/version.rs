@@ -73,6 +73,8 @@ pub(super) struct Version {
     pub waiting: AtomicUsize,
     /// Wakes its projector: a reader waits, or has opened files.
     pub nudge: Notify,
+    /// Makes its projector open the rows again: a reader could not read them.
+    pub doubt: Notify,
     in_use: AtomicBool,
 }
 
@@ -130,6 +132,7 @@ impl Version {
             progress: Arc::new(Mutex::new(Progress { state, ..Progress::default() })),
             waiting: AtomicUsize::new(0),
             nudge: Notify::new(),
+            doubt: Notify::new(),
             in_use: AtomicBool::new(false),
         })
     }
@@ -146,6 +149,7 @@ impl Version {
             progress,
             waiting: AtomicUsize::new(0),
             nudge: Notify::new(),
+            doubt: Notify::new(),
             in_use: AtomicBool::new(false),
         })
     }

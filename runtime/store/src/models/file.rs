@@ -9,9 +9,10 @@ use ebb_domain::port::models::{ModelError, Parked, ProjectionStore, RowBatch, Ro
 use ebb_domain::text::Text;
 use ebb_faults::{Point, crash_point};
 use parking_lot::Mutex;
-use rusqlite::{CachedStatement, Connection, ErrorCode, OpenFlags, OptionalExtension, params_from_iter};
+use rusqlite::{CachedStatement, Connection, ErrorCode, OpenFlags, OptionalExtension, ffi, params_from_iter};
 use std::collections::HashMap;
 use std::fmt;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -25,6 +26,8 @@ const STATEMENTS: usize = 128;
 /// The rows of one projection version.
 pub(super) struct SqliteProjection {
     path: PathBuf,
+    /// Which file that was when it was opened: one that is deleted can be read and written for as long as it is open.
+    inode: (u64, u64),
     tables: HashMap<Text, Table>,
     /// Open while someone writes.
     writer: Mutex<Option<Connection>>,
@@ -46,7 +49,17 @@ impl OpenError {
 }
 
 fn is_damage(error: &rusqlite::Error) -> bool {
-    matches!(error.sqlite_error_code(), Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase))
+    use rusqlite::Error as E;
+    match error {
+        // The write-ahead log ends before what its index says it holds.
+        E::SqliteFailure(failure, _) if failure.extended_code == ffi::SQLITE_IOERR_SHORT_READ => true,
+        E::SqliteFailure(failure, _) => {
+            matches!(failure.code, ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase)
+        }
+        // Tables are strict: a value of another type than its column's was never written.
+        E::FromSqlConversionFailure(..) | E::InvalidColumnType(..) | E::Utf8Error(..) => true,
+        _ => false,
+    }
 }
 
 impl fmt::Display for OpenError {
@@ -90,8 +103,15 @@ impl SqliteProjection {
         for table in tables.values() {
             writer.prepare(&table.get)?.query_row([""], |_| Ok(())).optional()?;
         }
+        let inode = inode(path).ok_or_else(|| {
+            rusqlite::Error::SqliteFailure(
+                ffi::Error::new(ffi::SQLITE_CANTOPEN),
+                Some("it was just made".into()),
+            )
+        })?;
         Ok(Self {
             path: path.to_owned(),
+            inode,
             tables,
             writer: Mutex::new(Some(writer)),
             readers: Mutex::default(),
@@ -134,8 +154,14 @@ impl SqliteProjection {
         Ok(())
     }
 
+    /// Whether somebody took the file away.
+    fn is_gone(&self) -> bool {
+        inode(&self.path) != Some(self.inode)
+    }
+
     fn failed(&self, error: &rusqlite::Error) -> ModelError {
-        if is_damage(error) {
+        let cant_open = error.sqlite_error_code() == Some(ErrorCode::CannotOpen);
+        if is_damage(error) || (cant_open && self.is_gone()) {
             self.damaged.store(true, Ordering::Release);
         }
         store_error(error)
@@ -186,6 +212,10 @@ impl SqliteProjection {
         };
         done.map(drop).map_err(|error| self.failed(&error))
     }
+}
+
+fn inode(path: &Path) -> Option<(u64, u64)> {
+    std::fs::metadata(path).ok().map(|file| (file.dev(), file.ino()))
 }
 
 fn open_writer(path: &Path, more: OpenFlags) -> rusqlite::Result<Connection> {
@@ -312,6 +342,9 @@ impl ProjectionStore for SqliteProjection {
     fn commit(&self, mut batch: RowBatch) -> Result<(), ModelError> {
         // Neighbouring keys share pages.
         batch.changes.sort_unstable_by(|a, b| (&a.0, &a.1).cmp(&(&b.0, &b.1)));
+        if self.is_gone() {
+            self.damaged.store(true, Ordering::Release);
+        }
         self.check_damage()?;
         let mut writer = self.writer.lock();
         let writer = match &mut *writer {

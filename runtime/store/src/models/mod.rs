@@ -64,7 +64,7 @@ impl ModelStores for SqliteModels {
             if !store.is_damaged() {
                 return Ok(store);
             }
-            warn!(file = %path.display(), "a read model was found damaged; it is set aside and built anew");
+            warn!(file = %path.display(), "a read model was found damaged, or deleted; it is built anew");
             store.release();
             set_aside(&path).map_err(store_error)?;
         }
@@ -196,7 +196,11 @@ fn set_aside(path: &Path) -> std::io::Result<()> {
             _ => {}
         }
     }
-    fs::rename(path, path.with_extension("damaged"))
+    match fs::rename(path, path.with_extension("damaged")) {
+        // It was taken away while it was in use.
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+        renamed => renamed,
+    }
 }
 
 /// Puts a small file in place in one step: whoever reads it finds the old one or the new one, after a power cut too.
