@@ -15,7 +15,7 @@ use ebb_domain::port::guest::{CallError, Engine, FunctionSpec};
 use ebb_domain::port::log::EventLog;
 use ebb_domain::port::models::{ModelError, ModelStores, Parked, ProjectionVersion};
 use ebb_domain::text::Text;
-use futures_util::{StreamExt, stream};
+use futures_util::{StreamExt, TryStreamExt, stream};
 use parking_lot::{Mutex, RwLock};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -95,6 +95,15 @@ pub struct Projections {
     models: RwLock<Writers>,
     /// Deployments and rebuilds happen one at a time.
     deploying: tokio::sync::Mutex<()>,
+}
+
+/// What a deployment makes of one projection.
+struct Plan {
+    name: ProjectionName,
+    serving: Arc<Version>,
+    building: Option<Arc<Version>>,
+    /// The pointer to the version that serves is not at this one, because there was none that could serve.
+    points_anew: bool,
 }
 
 /// Which projection writes which model, as the manifest declares them.
@@ -182,43 +191,69 @@ impl Projections {
     /// it has got as far; a new one serves at once. Rows of projections that are gone are removed.
     ///
     /// # Errors
-    /// A module can't be run: then nothing is changed. Or rows can't be opened: then those projections go on as they
-    /// were.
+    /// A module can't be run, or rows can't be opened: then all projections go on as they were, and nothing is changed.
     pub async fn deploy(&self, set: Vec<ProjectionDeployment>) -> Result<(), ProjectionError> {
         let _one_at_a_time = self.deploying.lock().await;
         let programs = set.into_iter().map(|deployment| self.program(deployment));
         let programs = programs.collect::<Result<Vec<_>, _>>()?;
-        let mut result = Ok(());
+        let known = self.slots.read().clone();
+
+        // Stopped, so that none of them moves while it is planned; queries go on.
+        let mut stopped = Vec::new();
+        for program in &programs {
+            if let Some(slot) = known.get(&program.deployment.spec.name) {
+                stopped.push((slot.clone(), slot.stop().await));
+            }
+        }
+        let planned = match self.plan_all(&known, programs).await {
+            Ok(planned) => planned,
+            Err(error) => {
+                for (slot, building) in stopped {
+                    slot.run(&self.deps, &slot.serving(), building);
+                }
+                return Err(error);
+            }
+        };
         let mut slots = BTreeMap::new();
-        let mut switched = stream::iter(programs)
-            .map(|program| async {
-                let name = program.deployment.spec.name.clone();
-                let known = self.slots.read().get(&name).cloned();
-                (name, self.switch(known.clone(), program).await, known)
-            })
-            .buffer_unordered(SIDE_BY_SIDE);
-        while let Some((name, switched, known)) = switched.next().await {
-            match switched {
-                Ok(slot) => {
-                    slots.insert(name, slot);
-                }
-                Err(error) => {
-                    warn!(app = %self.deps.app, projection = %name, %error, "could not be deployed");
-                    slots.extend(known.map(|slot| (name, slot)));
-                    result = Err(error);
-                }
+        for Plan { name, serving, building, .. } in planned {
+            let slot = match known.get(&name) {
+                Some(slot) => slot.clone(),
+                None => Slot::new(name.clone(), serving.clone()),
+            };
+            if let Some(building) = &building {
+                info!(app = %self.deps.app, projection = %name, version = %building.key.short(), "is being built");
             }
+            self.retain(&name, &serving, building.as_ref()).await;
+            slot.run(&self.deps, &serving, building);
+            slots.insert(name, slot);
         }
-        drop(switched);
-        let before = std::mem::replace(&mut *self.slots.write(), slots.clone());
+        *self.slots.write() = slots.clone();
         *self.models.write() = writers(slots.values());
-        for (name, slot) in before.into_iter().filter(|(name, _)| !slots.contains_key(name)) {
-            if let Err(error) = self.remove(&slot).await {
+        for (name, slot) in known.iter().filter(|(name, _)| !slots.contains_key(*name)) {
+            if let Err(error) = self.remove(slot).await {
+                // They are in nobody's way: what reads them is gone.
                 warn!(app = %self.deps.app, projection = %name, %error, "its rows could not be removed");
-                result = Err(error);
             }
         }
-        result
+        Ok(())
+    }
+
+    /// Plans all projections, and moves the pointers of those that nobody reads yet; or neither.
+    async fn plan_all(
+        &self,
+        known: &BTreeMap<ProjectionName, Arc<Slot>>,
+        programs: Vec<Program>,
+    ) -> Result<Vec<Plan>, ProjectionError> {
+        let plans = stream::iter(programs).map(|program| {
+            let serving = known.get(&program.deployment.spec.name).map(|slot| slot.serving());
+            self.plan(serving, program)
+        });
+        let plans: Vec<Plan> = plans.buffer_unordered(SIDE_BY_SIDE).try_collect().await?;
+        for plan in plans.iter().filter(|plan| plan.points_anew) {
+            let key = plan.serving.key;
+            self.on_stores(&plan.name, move |stores, app, name| stores.set_serving(app, name, key)).await?;
+        }
+        Ok(plans)
     }
 
     fn program(&self, deployment: ProjectionDeployment) -> Result<Program, ProjectionError> {
@@ -237,38 +272,8 @@ impl Projections {
         Ok(Program { deployment: Arc::new(deployment), module })
     }
 
-    /// Deploys one projection. If that fails, what ran before runs again.
-    async fn switch(&self, known: Option<Arc<Slot>>, program: Program) -> Result<Arc<Slot>, ProjectionError> {
-        let Some(slot) = known else { return self.first(program).await };
-        let building = slot.stop().await;
-        let serving = slot.serving();
-        match self.plan(Some(serving.clone()), program).await {
-            Ok((serving, building)) => {
-                slot.run(&self.deps, &serving, building);
-                Ok(slot)
-            }
-            Err(error) => {
-                slot.run(&self.deps, &serving, building);
-                Err(error)
-            }
-        }
-    }
-
-    /// Deploys a projection that this process does not know.
-    async fn first(&self, program: Program) -> Result<Arc<Slot>, ProjectionError> {
-        let name = program.deployment.spec.name.clone();
-        let (serving, building) = self.plan(None, program).await?;
-        let slot = Slot::new(name, serving.clone());
-        slot.run(&self.deps, &serving, building);
-        Ok(slot)
-    }
-
-    /// Decides which version serves and which one is built, opens both, and removes all others.
-    async fn plan(
-        &self,
-        serving: Option<Arc<Version>>,
-        program: Program,
-    ) -> Result<(Arc<Version>, Option<Arc<Version>>), ProjectionError> {
+    /// Decides which version serves and which one is built, and opens both. What runs and what serves stays as it is.
+    async fn plan(&self, serving: Option<Arc<Version>>, program: Program) -> Result<Plan, ProjectionError> {
         let name = program.deployment.spec.name.clone();
         let declared = version::declared(&program.deployment);
         let pointed = match &serving {
@@ -297,27 +302,24 @@ impl Projections {
             }
             None => (None, None),
         };
+        let points_anew = serving.is_none();
         let (serving, building) = match (serving, building) {
             (Some(serving), Some(key)) => (serving, Some(self.open(key, &program).await?)),
             (Some(serving), None) => (serving, None),
             // There is nothing to wait for: it serves from its first event on.
-            (None, key) => {
-                let key = key.unwrap_or(declared);
-                let serving = self.open(key, &program).await?;
-                self.on_stores(&name, move |stores, app, name| stores.set_serving(app, name, key)).await?;
-                (serving, None)
-            }
+            (None, key) => (self.open(key.unwrap_or(declared), &program).await?, None),
         };
-        let kept: Vec<ProjectionVersion> =
-            [Some(serving.key), building.as_ref().map(|building| building.key)]
-                .into_iter()
-                .flatten()
-                .collect();
-        self.on_stores(&name, move |stores, app, name| stores.retain(app, name, &kept)).await?;
-        if let Some(building) = &building {
-            info!(app = %self.deps.app, projection = %name, version = %building.key.short(), "is being built");
+        Ok(Plan { name, serving, building, points_anew })
+    }
+
+    /// Removes all versions but these. What could not be removed now is removed by the next deployment.
+    async fn retain(&self, name: &ProjectionName, serving: &Version, building: Option<&Arc<Version>>) {
+        let kept = [Some(serving.key), building.map(|building| building.key)];
+        let kept: Vec<ProjectionVersion> = kept.into_iter().flatten().collect();
+        let retained = self.on_stores(name, move |stores, app, name| stores.retain(app, name, &kept)).await;
+        if let Err(error) = retained {
+            warn!(app = %self.deps.app, projection = %name, %error, "older versions could not be removed");
         }
-        Ok((serving, building))
     }
 
     async fn open(&self, key: ProjectionVersion, program: &Program) -> Result<Arc<Version>, ProjectionError> {

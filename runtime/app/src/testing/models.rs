@@ -1,8 +1,8 @@
 //! Read models in memory: what is committed survives a "restart", which is a new user of the same stores.
 
 use ebb_domain::event::Position;
-use ebb_domain::model::{Comparison, Condition, ModelSchema, OrderBy, Page, Query, Row, Value};
-use ebb_domain::name::{AppName, ProjectionName};
+use ebb_domain::model::{ColumnType, Comparison, Condition, ModelSchema, OrderBy, Page, Query, Row, Value};
+use ebb_domain::name::{AppName, ColumnName, ProjectionName};
 use ebb_domain::port::models::{
     ExistingStore, ModelError, ModelStores, ParkChange, Parked, ProjectionStore, ProjectionVersion, RowBatch,
     RowChange, Tried,
@@ -35,6 +35,8 @@ struct Stores {
 #[derive(Default)]
 struct Faults {
     opens: u32,
+    /// The how manieth opening from now on fails.
+    open: Option<u32>,
     commits: u32,
     reads: u32,
     commits_done: u64,
@@ -72,6 +74,15 @@ impl MemoryModels {
     /// The next so many openings of a version fail.
     pub fn fail_opens(&self, count: u32) {
         self.faults.lock().opens = count;
+    }
+
+    /// The opening of a version that comes as the how manieth from now on fails.
+    ///
+    /// # Panics
+    /// There is no opening number 0.
+    pub fn fail_open(&self, nth: u32) {
+        assert!(nth > 0, "openings count from 1");
+        self.faults.lock().open = Some(nth);
     }
 
     /// The next so many commits fail, and change nothing.
@@ -143,6 +154,11 @@ impl ModelStores for MemoryModels {
             let mut faults = self.faults.lock();
             if faults.opens > 0 {
                 faults.opens -= 1;
+                return Err(ModelError::Store("the test says so".into()));
+            }
+            faults.open = faults.open.map(|nth| nth - 1);
+            if faults.open == Some(0) {
+                faults.open = None;
                 return Err(ModelError::Store("the test says so".into()));
             }
         }
@@ -266,6 +282,10 @@ impl ProjectionStore for MemoryProjection {
 
     fn query_at(&self, model: &str, query: &Query) -> Result<(Position, Page), ModelError> {
         let schema = self.schema(model)?;
+        let ordered = query.order.iter().map(|by| &by.column);
+        ordered
+            .chain(query.conditions.iter().map(|one| &one.column))
+            .try_for_each(|name| column(schema, name).map(drop))?;
         let mut order = query.order.clone();
         order.push(OrderBy { column: schema.key.clone(), descending: false });
         self.look(|state| {
@@ -298,6 +318,7 @@ impl ProjectionStore for MemoryProjection {
         let mut next = state.clone();
         for (model, key, change) in batch.changes {
             let schema = self.schema(&model)?;
+            check(schema, &change)?;
             next.change(schema, model.text().clone(), key, change);
         }
         for park in batch.parks {
@@ -360,7 +381,13 @@ impl ProjectionStore for MemoryProjection {
 impl Rows {
     fn change(&mut self, schema: &ModelSchema, model: Text, key: Text, change: RowChange) {
         match change {
-            RowChange::Put(row) => {
+            RowChange::Put(mut row) => {
+                // There is no such number in JSON; what is null is left out.
+                row.retain(|_, value| match value {
+                    Value::Real(number) => !number.is_nan(),
+                    Value::Null => false,
+                    _ => true,
+                });
                 self.rows.insert((model, key), row);
             }
             RowChange::Delete => {
@@ -383,9 +410,9 @@ impl Rows {
     fn park(&mut self, change: ParkChange) {
         match change {
             ParkChange::Park { key, position, reason, attempts, at } => {
-                let queue = self.parked.entry(key).or_default();
+                let queue = self.parked.entry(key).or_insert_with(|| Queue { since: at, ..Queue::default() });
                 queue.positions.insert(position);
-                (queue.reason, queue.attempts, queue.since, queue.last_attempt) = (reason, attempts, at, at);
+                (queue.reason, queue.attempts, queue.last_attempt) = (reason, attempts, at);
             }
             ParkChange::Queue { key, position } => {
                 self.parked.entry(key).or_default().positions.insert(position);
@@ -421,6 +448,30 @@ impl Queue {
             last_attempt: self.last_attempt,
         }
     }
+}
+
+fn column(schema: &ModelSchema, name: &ColumnName) -> Result<ColumnType, ModelError> {
+    schema.columns.get(name).copied().ok_or_else(|| ModelError::BadColumn {
+        model: schema.name.to_string(),
+        problem: format!("there is no column `{name}`"),
+    })
+}
+
+/// Whether the model takes such a change.
+fn check(schema: &ModelSchema, change: &RowChange) -> Result<(), ModelError> {
+    let values: Vec<(&ColumnName, &Value)> = match change {
+        RowChange::Put(row) => row.iter().collect(),
+        RowChange::Delete => Vec::new(),
+        RowChange::Add(columns) => columns.iter().map(|(name, _)| (name, &Value::Integer(0))).collect(),
+    };
+    for (name, value) in values {
+        let kind = column(schema, name)?;
+        if !kind.accepts(value) {
+            let problem = format!("column `{name}` is {kind}, which {value:?} is not");
+            return Err(ModelError::BadColumn { model: schema.name.to_string(), problem });
+        }
+    }
+    Ok(())
 }
 
 fn holds(condition: &Condition, row: &Row) -> bool {

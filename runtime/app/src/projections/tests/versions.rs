@@ -66,6 +66,52 @@ async fn a_changed_module_is_built_beside_and_serves_once_it_has_got_as_far() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_deployment_of_which_one_projection_can_not_be_opened_changes_none() {
+    let bank = Bank::open().deployed().await;
+    bank.add("ann", 1);
+    bank.caught_up().await;
+    let before = (bank.status().serving.version, bank.models.kept());
+    bank.provide_tenfold();
+    let two = || {
+        let mut other = bank.deployment("tenfold");
+        other.spec.name = ProjectionName::new("other").unwrap();
+        other.models[0].name = ModelName::new("others").unwrap();
+        vec![bank.deployment("tenfold"), other]
+    };
+    // Of three that are opened: one that serves and is there, one to be built beside it, and the other's first.
+    for fail in [1, 2] {
+        bank.models.fail_open(fail);
+        bank.projections.deploy(two()).await.unwrap_err();
+        assert_eq!(bank.projections.status().len(), 1);
+        let status = bank.status();
+        assert_eq!(
+            (status.serving.version, status.building.map(|building| building.version)),
+            (before.0, None)
+        );
+        bank.add("ann", 1);
+        bank.caught_up().await;
+        assert!(before.1.iter().all(|kept| bank.models.kept().contains(kept)));
+    }
+    assert_eq!(bank.balance("ann"), Some(3), "what ran runs");
+    bank.projections.deploy(two()).await.unwrap();
+    bank.until("swapped", |bank| bank.status().building.is_none()).await;
+    assert_eq!((bank.balance("ann"), bank.projections.status().len()), (Some(30), 2));
+}
+
+/// Nothing needs to be written for it to be noticed.
+#[tokio::test(start_paused = true)]
+async fn rows_that_a_reader_finds_damaged_are_built_anew() {
+    let bank = Bank::open().deployed().await;
+    bank.add("ann", 7);
+    bank.caught_up().await;
+    bank.models.damage();
+    bank.reader().get_at("ann").unwrap_err();
+    bank.until("rows built anew", |bank| bank.reader().get_at("ann").is_ok_and(|(at, _)| at == Position(1)))
+        .await;
+    assert_eq!(bank.balance("ann"), Some(7));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_reader_never_sees_the_position_go_back_and_a_wait_lasts_through_a_swap() {
     let bank = Arc::new(Bank::open().deployed().await);
     bank.provide_tenfold();
