@@ -313,7 +313,9 @@ fn check_size(commit: &NewCommit) -> Result<(), AppendError> {
     if events.len() > cap::COMMIT_EVENTS {
         return Err(AppendError::TooLarge(format!("{} events in one commit", events.len())));
     }
-    let bytes: usize = events.iter().map(|event| event.data.len()).sum();
+    // With what a record says besides, about.
+    let bytes: usize =
+        128 + events.iter().map(|event| 12 + event.event_type.len() + event.data.len()).sum::<usize>();
     let largest = events.iter().map(|event| event.data.len()).max().unwrap_or(0);
     if bytes > cap::COMMIT_BYTES || largest > cap::EVENT_BYTES {
         return Err(AppendError::TooLarge(format!(

@@ -1,14 +1,23 @@
-//! The port's rules for rows, marks and parked keys.
+//! The port's rules ([`crate::testing::models`]), and what files make of them.
 
 use super::*;
 use ebb_domain::event::Position;
-use ebb_domain::model::{ColumnType, Comparison, Condition, OrderBy, Query, Row, Value};
+use ebb_domain::model::{ColumnType, OrderBy, Query, Row, Value};
 use ebb_domain::name::{ColumnName, ModelName};
-use ebb_domain::port::models::{ParkChange, RowBatch, RowChange, Tried};
+use ebb_domain::port::models::{RowBatch, RowChange};
 use ebb_domain::text::Text;
-use ebb_domain::time::Timestamp;
 use proptest::prelude::*;
 use tempfile::TempDir;
+
+mod conformance {
+    use super::*;
+    use crate::testing::models::Stores;
+
+    crate::model_stores_tests!({
+        let folder = TempDir::new().unwrap();
+        Stores { stores: SqliteModels::new(folder.path()), keep: Some(Box::new(folder)) }
+    });
+}
 
 struct Fixture {
     folder: TempDir,
@@ -64,10 +73,6 @@ impl Fixture {
             changes.into_iter().map(|(key, change)| (schema().name, Text::from(key), change)).collect();
         self.store.commit(RowBatch { changes, parks: vec![], mark: Some(Position(mark)) }).unwrap();
     }
-
-    fn park(&self, parks: Vec<ParkChange>) {
-        self.store.commit(RowBatch { changes: vec![], parks, mark: None }).unwrap();
-    }
 }
 
 fn open(folder: &TempDir) -> Arc<dyn ProjectionStore> {
@@ -85,133 +90,16 @@ fn put(account: &str, balance: i64) -> (&str, RowChange) {
     (account, RowChange::Put(row(account, Some(balance), None)))
 }
 
-fn add(account: &str, delta: i64) -> (&str, RowChange) {
-    (account, RowChange::Add(vec![(column("balance"), delta)]))
-}
-
-fn balance(fixture: &Fixture, account: &str) -> Option<Value> {
-    fixture.store.get("balances", account).unwrap()?.get(&column("balance")).cloned()
-}
-
 #[test]
 fn rows_and_mark_commit_together_and_are_there_after_opening_again() {
     let fixture = Fixture::new();
-    fixture.commit(vec![put("a", 5), add("b", 7)], 12);
+    fixture.commit(vec![put("a", 5), put("b", 7)], 12);
     let Fixture { folder, store } = fixture;
     drop(store);
     let store = open(&folder);
     assert_eq!(store.mark(), Ok(Position(12)));
     let (mark, found) = store.get_at("balances", "b").unwrap();
     assert_eq!((mark, found.unwrap()[&column("balance")].clone()), (Position(12), Value::Integer(7)));
-}
-
-#[test]
-fn every_type_comes_back_as_it_was_put_and_not_a_number_as_null() {
-    let fixture = Fixture::new();
-    let mut whole = row("a", Some(-3), Some(0.5));
-    whole.insert(column("owner"), Value::Text("Ada".into()));
-    whole.insert(column("open"), Value::Boolean(true));
-    whole.insert(column("tags"), Value::Json("[1,2]".into()));
-    fixture.commit(
-        vec![("a", RowChange::Put(whole.clone())), ("b", RowChange::Put(row("b", None, Some(f64::NAN))))],
-        1,
-    );
-    assert_eq!(fixture.store.get("balances", "a"), Ok(Some(whole)));
-    assert_eq!(fixture.store.get("balances", "b"), Ok(Some(row("b", None, None))));
-}
-
-#[test]
-fn a_put_replaces_the_whole_row_and_a_delete_removes_it() {
-    let fixture = Fixture::new();
-    fixture.commit(vec![("a", RowChange::Put(row("a", Some(1), Some(2.0))))], 1);
-    fixture.commit(vec![put("a", 3)], 2);
-    assert_eq!(fixture.store.get("balances", "a"), Ok(Some(row("a", Some(3), None))));
-    fixture.commit(vec![("a", RowChange::Delete)], 3);
-    assert_eq!(fixture.store.get("balances", "a"), Ok(None));
-}
-
-#[test]
-fn additions_make_rows_and_stop_at_the_ends_of_64_bits() {
-    let fixture = Fixture::new();
-    fixture.commit(vec![add("a", 5), ("n", RowChange::Put(row("n", None, None)))], 1);
-    fixture.commit(vec![add("a", -8), add("n", 2)], 2);
-    assert_eq!(
-        (balance(&fixture, "a"), balance(&fixture, "n")),
-        (Some(Value::Integer(-3)), Some(Value::Integer(2)))
-    );
-    fixture.commit(vec![add("a", i64::MAX)], 3);
-    fixture.commit(vec![add("a", i64::MAX)], 4);
-    assert_eq!(balance(&fixture, "a"), Some(Value::Integer(i64::MAX)));
-    fixture.commit(vec![put("a", -5)], 5);
-    fixture.commit(vec![add("a", i64::MIN)], 6);
-    assert_eq!(balance(&fixture, "a"), Some(Value::Integer(i64::MIN)));
-}
-
-#[test]
-fn a_batch_with_a_bad_change_changes_nothing() {
-    let fixture = Fixture::new();
-    fixture.commit(vec![put("a", 1)], 1);
-    let bad = Row::from([(column("balance"), Value::Text("five".into()))]);
-    let changes = vec![
-        (schema().name, Text::from("a"), RowChange::Delete),
-        (schema().name, Text::from("b"), RowChange::Put(bad)),
-    ];
-    let refused = fixture.store.commit(RowBatch { changes, parks: vec![], mark: Some(Position(2)) });
-    assert!(matches!(refused, Err(ModelError::BadColumn { .. })), "{refused:?}");
-    assert_eq!(balance(&fixture, "a"), Some(Value::Integer(1)));
-    assert_eq!(fixture.store.mark(), Ok(Position(1)));
-}
-
-#[test]
-fn unknown_models_and_columns_are_named() {
-    let fixture = Fixture::new();
-    assert_eq!(fixture.store.get("nope", "a"), Err(ModelError::UnknownModel("nope".into())));
-    let order = vec![OrderBy { column: column("nope"), descending: false }];
-    let refused =
-        fixture.store.query("balances", &Query { order, limit: 1, ..Query::default() }).unwrap_err();
-    assert!(refused.to_string().contains("there is no column `nope`"));
-}
-
-#[test]
-fn conditions_compare_as_the_query_says() {
-    let fixture = Fixture::new();
-    fixture
-        .commit(vec![put("a", 1), put("b", 2), put("c", 3), ("n", RowChange::Put(row("n", None, None)))], 1);
-    let found = |comparison, value| {
-        let conditions = vec![Condition { column: column("balance"), comparison, value }];
-        let page =
-            fixture.store.query("balances", &Query { conditions, limit: 10, ..Query::default() }).unwrap();
-        page.rows.iter().map(|row| row[&column("account")].to_json()).collect::<Vec<_>>()
-    };
-    assert_eq!(found(Comparison::Gt, Value::Integer(1)), ["b", "c"]);
-    assert_eq!(found(Comparison::Lte, Value::Integer(2)), ["a", "b"]);
-    assert_eq!(found(Comparison::Ne, Value::Integer(2)), ["a", "c", "n"]);
-    assert_eq!(found(Comparison::Eq, Value::Null), ["n"]);
-    assert!(found(Comparison::Gt, Value::Null).is_empty());
-}
-
-#[test]
-fn a_parked_key_keeps_its_queue_in_order_until_it_is_done() {
-    let fixture = Fixture::new();
-    let key = || Text::from("account-1");
-    let park = |position| ParkChange::Park {
-        key: key(),
-        position: Position(position),
-        reason: "boom".into(),
-        attempts: 5,
-        at: Timestamp(10),
-    };
-    fixture.park(vec![park(3), ParkChange::Queue { key: key(), position: Position(9) }]);
-    fixture.park(vec![ParkChange::Failed { key: key(), reason: "again".into(), at: Timestamp(20) }]);
-    let parked = fixture.store.parked_key("account-1").unwrap().unwrap();
-    assert_eq!((parked.position, parked.queued, parked.attempts), (Position(3), 2, 6));
-    assert_eq!((&*parked.reason, parked.since, parked.last_attempt), ("again", Timestamp(10), Timestamp(20)));
-    assert_eq!(fixture.store.queued("account-1", 10), Ok(vec![Position(3), Position(9)]));
-    assert_eq!(fixture.store.first_parked(), Ok(Some(Position(3))));
-    fixture.park(vec![ParkChange::Done { key: key(), through: Position(3) }]);
-    assert_eq!(fixture.store.first_parked(), Ok(Some(Position(9))));
-    fixture.park(vec![ParkChange::Done { key: key(), through: Position(9) }]);
-    assert_eq!((fixture.store.parked_count(), fixture.store.parked(None, 10)), (Ok(0), Ok(vec![])));
 }
 
 #[test]
@@ -246,38 +134,26 @@ fn a_store_that_meets_damage_fails_until_it_is_opened_again() {
     assert!(store.get("balances", "a").is_err(), "whoever has the old one is not shown the new one's rows");
 }
 
+/// SQLite itself would go on in a file that has no name any more, and could not open it again once it was closed.
 #[test]
-fn a_version_that_is_there_opens_with_its_own_models() {
-    let Fixture { folder, store } = Fixture::new();
-    store.commit(RowBatch { mark: Some(Position(4)), ..RowBatch::default() }).unwrap();
-    drop(store);
-    let models = SqliteModels::new(folder.path());
-    let (store, schemas) = models.open_existing(&app(), &projection(), version(1)).unwrap().unwrap();
-    assert_eq!((store.mark(), schemas), (Ok(Position(4)), vec![schema()]));
-    assert!(models.open_existing(&app(), &projection(), version(2)).unwrap().is_none());
-    assert_eq!(models.versions(&app(), &projection()), Ok(vec![version(1)]));
-}
-
-#[test]
-fn a_released_store_opens_again_on_its_next_use() {
-    let fixture = Fixture::new();
-    fixture.commit(vec![put("a", 1)], 1);
-    fixture.store.release();
-    assert_eq!(balance(&fixture, "a"), Some(Value::Integer(1)));
-    fixture.store.release();
-    fixture.commit(vec![put("a", 2)], 2);
-    assert_eq!(balance(&fixture, "a"), Some(Value::Integer(2)));
-}
-
-#[test]
-fn a_tried_event_is_remembered_until_the_mark_passes_it() {
-    let fixture = Fixture::new();
-    let tried = Tried { position: Position(5), reason: "boom".into(), attempts: 2 };
-    fixture.park(vec![ParkChange::Tried(tried.clone())]);
-    fixture.commit(vec![], 4);
-    assert_eq!(fixture.store.tried(), Ok(Some(tried)));
-    fixture.commit(vec![], 5);
-    assert_eq!(fixture.store.tried(), Ok(None));
+fn a_file_that_is_deleted_while_it_is_in_use_is_built_anew() {
+    for released in [false, true] {
+        let folder = TempDir::new().unwrap();
+        let models = SqliteModels::new(folder.path());
+        let open = || models.open(&app(), &projection(), version(1), &[schema()]).unwrap();
+        let store = open();
+        store.commit(RowBatch { mark: Some(Position(9)), ..RowBatch::default() }).unwrap();
+        if released {
+            store.release();
+        }
+        for entry in fs::read_dir(folder.path().join("apps/bank/models/balances")).unwrap() {
+            fs::remove_file(entry.unwrap().path()).unwrap();
+        }
+        assert!(store.commit(RowBatch::default()).is_err(), "nothing is written where nobody will find it");
+        let again = open();
+        assert_eq!(again.mark(), Ok(Position(0)));
+        again.commit(RowBatch { mark: Some(Position(1)), ..RowBatch::default() }).unwrap();
+    }
 }
 
 #[test]

@@ -1,9 +1,11 @@
 //! For tests, here and elsewhere: the [conformance] suite that every [`EventLog`](ebb_domain::port::log::EventLog) passes,
+//! that of all [`ModelStores`](ebb_domain::port::models::ModelStores) ([`models`]),
 //! a [disk](ModelDisk) that fails on demand and forgets what was not synced, and a [clock](ManualClock) that tests move.
 
 pub mod conformance;
 pub mod fuzz;
 mod model_disk;
+pub mod models;
 mod stepped;
 
 pub use model_disk::{Crash, ModelDisk};
