@@ -7,7 +7,7 @@ use ebb_domain::digest::Digest;
 use ebb_domain::event::{JSON, NewEvent, Position};
 use ebb_domain::name::{AppName, EventType};
 use ebb_domain::port::Clock;
-use ebb_domain::port::log::{EventFilter, ReadLimits};
+use ebb_domain::port::log::{EventFilter, EventLog, ReadLimits};
 use ebb_domain::port::storage::Storage;
 use ebb_domain::stream::StreamId;
 use ebb_domain::text::Text;
@@ -302,21 +302,32 @@ fn bare() -> (u64, f64) {
     (written, start.elapsed().as_secs_f64())
 }
 
+/// Fills the log of the app `bench` in a node's data folder.
+pub async fn fill(data: &Path, events: u64) {
+    let storage = open(data);
+    let log = storage.open_log(&AppName::new("bench").expect("a name")).expect("a log");
+    append_all(&log, events).await;
+    drop(log);
+    storage.close();
+}
+
+async fn append_all(log: &Arc<dyn EventLog>, events: u64) {
+    let data = payload();
+    let mut last = None;
+    for number in 0..events {
+        let stream = StreamId::parse(format!("account-{}", number % STREAMS)).expect("a stream");
+        last = Some(log.append(commit(stream, data.clone())).await.expect("staged"));
+    }
+    last.expect("some").settlement.wait().await.expect("durable");
+}
+
 fn catch_up(runtime: &Runtime) {
     const EVENTS: u64 = 1_000_000;
     let folder = tempfile::tempdir_in(".").expect("a folder");
     let storage = open(folder.path());
     let app = AppName::new("bench").expect("a name");
     let log = storage.open_log(&app).expect("a log");
-    let data = payload();
-    runtime.block_on(async {
-        let mut last = None;
-        for number in 0..EVENTS {
-            let stream = StreamId::parse(format!("account-{}", number % STREAMS)).expect("a stream");
-            last = Some(log.append(commit(stream, data.clone())).await.expect("staged"));
-        }
-        last.expect("some").settlement.wait().await.expect("durable");
-    });
+    runtime.block_on(append_all(&log, EVENTS));
     let rates = (0..RUNS).map(|_| {
         runtime.block_on(async {
             let (mut after, mut events, start) = (Position::START, 0_u64, Instant::now());

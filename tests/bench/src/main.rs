@@ -1,13 +1,20 @@
 //! Measures Ebbtide beside native baselines, in one run. `scripts/bench` builds and runs it.
 //!
-//!     ebb-bench log | appends | open [EVENTS] | commands EBB | all EBB
+//!     ebb-bench [--pin] WHAT EBB
 //!
-//! Rates are medians of three runs; percentiles and CPU are of the last, and the rows `alone` and `open` of one. What is compared does the same work as durably: a group is one fsync, and
-//! nobody is answered before it.
+//! where WHAT is `log`, `appends`, `open [EVENTS]`, `commands`, `projections [EVENTS]`, `year FILE.ndjson`, `empty`, or `all`.
+//!
+//! Rates and percentiles are medians of three runs, of what is compared in turn; the rows of `open`, `year` and `empty` are of one. What is
+//! compared does the same work as durably: a group is one fsync, and nobody is answered before it.
 
 mod commands;
+mod cores;
 mod http;
 mod log;
+mod node;
+mod projections;
+mod subscriber;
+mod year;
 
 use std::time::Duration;
 
@@ -15,29 +22,70 @@ use std::time::Duration;
 pub const SPAN: Duration = Duration::from_secs(4);
 /// Measurements of one figure.
 pub const RUNS: usize = 3;
+const USAGE: &str = "usage: ebb-bench [--pin] log | appends | open [EVENTS] | commands | projections [EVENTS] | year FILE.ndjson | empty | all EBB";
 
 fn main() {
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let mut arguments: Vec<String> = std::env::args().skip(1).collect();
+    if arguments.first().is_some_and(|first| first == "--pin") {
+        arguments.remove(0);
+        cores::pin();
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
-    if arguments.first().is_none_or(|first| first != "write") {
-        println!("disk: fdatasync of 4 KiB, p50 {:.0} us", log::fdatasync_p50().as_secs_f64() * 1e6);
-    }
+    let number = |text: &str| text.parse().expect("a number");
     match arguments.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
-        ["log"] => log::all(&runtime),
-        ["appends"] => log::appends(&runtime),
-        ["open"] => log::open_again(&runtime, 10_000_000),
-        ["open", events] => log::open_again(&runtime, events.parse().expect("a number")),
-        ["write", folder, events] => {
-            log::write(&runtime, folder.as_ref(), events.parse().expect("a number"));
+        // What the measurements below start.
+        ["write", folder, events] => return log::write(&runtime, folder.as_ref(), number(events)),
+        ["native", folder] => return runtime.block_on(commands::native(folder.as_ref())),
+        what => {
+            machine();
+            match what {
+                ["log", _] => log::all(&runtime),
+                ["appends", _] => log::appends(&runtime),
+                ["open", _] => log::open_again(&runtime, 10_000_000),
+                ["open", events, _] => log::open_again(&runtime, number(events)),
+                ["commands", ebb] => runtime.block_on(commands::all(ebb)),
+                ["projections", ebb] => runtime.block_on(projections::all(ebb, 1_000_000)),
+                ["projections", events, ebb] => runtime.block_on(projections::all(ebb, number(events))),
+                ["year", commands, ebb] => runtime.block_on(year::all(ebb, commands)),
+                ["empty", ebb] => runtime.block_on(empty(ebb)),
+                ["all", ebb] => {
+                    log::all(&runtime);
+                    log::open_again(&runtime, 1_000_000);
+                    runtime.block_on(async {
+                        commands::all(ebb).await;
+                        projections::all(ebb, 1_000_000).await;
+                        empty(ebb).await;
+                    });
+                }
+                _ => eprintln!("{USAGE}"),
+            }
         }
-        ["commands", ebb] => runtime.block_on(commands::all(ebb)),
-        ["all", ebb] => {
-            log::all(&runtime);
-            log::open_again(&runtime, 1_000_000);
-            runtime.block_on(commands::all(ebb));
-        }
-        _ => eprintln!("usage: ebb-bench log | appends | open [EVENTS] | commands EBB | all EBB"),
     }
+    machine();
+}
+
+/// What else the machine does.
+fn machine() {
+    let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    let load = load.rsplitn(3, ' ').last().unwrap_or_default().to_owned();
+    println!(
+        "fdatasync of 4 KiB: p50 {:.0} us; load average {load}",
+        log::fdatasync_p50().as_secs_f64() * 1e6
+    );
+}
+
+/// What a node costs that has nothing to do.
+async fn empty(ebb: &str) {
+    let folder = tempfile::tempdir_in(".").expect("a folder");
+    let server = node::Server::ebb(ebb, folder.path()).await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let note = format!("ready after {:.0} ms", server.ready.as_secs_f64() * 1e3);
+    println!("\nAn empty node");
+    row("memory", server.memory("VmRSS"), "MiB", &note);
+    let before = cpu_seconds(server.pid);
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    row("CPU in ten seconds", (cpu_seconds(server.pid) - before) * 1e3, "ms", "");
+    server.stop().await;
 }
 
 /// The median of several runs.

@@ -46,7 +46,8 @@ impl Aggregate for Guest {
     type Refusal = Refusal;
 
     fn decide(&self, command: Command, _: &Context) -> Result<Vec<GuestEvent>, Refusal> {
-        let mut last = LAST_NAMED.lock().map_err(|_| Refusal::new("poisoned", "a call before this one broke off"))?;
+        let mut last =
+            LAST_NAMED.lock().map_err(|_| Refusal::new("poisoned", "a call before this one broke off"))?;
         match command {
             Command::Name { name } => {
                 *last = Some(name.clone());
