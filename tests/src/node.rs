@@ -28,6 +28,7 @@ pub struct NodeBuilder {
     environment: Vec<(String, String)>,
     ports: Option<(u16, u16)>,
     faults: bool,
+    data: Option<PathBuf>,
 }
 
 impl NodeBuilder {
@@ -63,6 +64,13 @@ impl NodeBuilder {
     #[must_use]
     pub fn faults(mut self) -> Self {
         self.faults = true;
+        self
+    }
+
+    /// With its data in another place than beside the test's own files: on a disk that is full, say.
+    #[must_use]
+    pub fn data(mut self, folder: &Path) -> Self {
+        self.data = Some(folder.to_owned());
         self
     }
 
@@ -200,6 +208,16 @@ impl Node {
         Some(status.signal().unwrap_or_else(|| panic!("the node ended by itself: {status}")))
     }
 
+    /// Waits until it has ended by itself, and gives its exit code.
+    ///
+    /// # Panics
+    /// It was ended already, or does not end.
+    pub async fn ended(&mut self) -> Option<i32> {
+        let mut process = self.process.take().expect("the node was started");
+        let ended = tokio::time::timeout(START, process.child.wait()).await.expect("the node ends");
+        ended.expect("a child can be waited for").code()
+    }
+
     /// Ends it as a power cut would: SIGKILL.
     ///
     /// # Panics
@@ -258,7 +276,7 @@ impl Node {
     /// The data folder.
     #[must_use]
     pub fn data_folder(&self) -> PathBuf {
-        self.home.path().join("data")
+        self.settings.data.clone().unwrap_or_else(|| self.home.path().join("data"))
     }
 
     /// The file with everything that the node said.

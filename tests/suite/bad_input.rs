@@ -156,6 +156,10 @@ async fn headers_that_can_not_be_meant_are_refused() {
     }
     open().header("if-match", 0).header("if-none-match", "*").await.problem(400, "bad_header");
     open().header("ebb-correlation-id", "").await.problem(400, "bad_header");
+    for id in ["+7", "-1", "7x", ""] {
+        let live = bank.get("/events").header("accept", "text/event-stream").header("last-event-id", id);
+        live.await.problem(400, "bad_header");
+    }
     // A trace context is somebody else's business: a bad one never fails a request.
     open().header("traceparent", "nonsense").header("idempotency-key", "k".repeat(255)).await.ok();
 }

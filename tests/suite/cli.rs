@@ -1,7 +1,7 @@
 //! The command line: what it does, what it prints for people and for programs, and how it ends.
 
 use crate::support::{bank_named, open_account};
-use ebb_tests::{App, Node, bank, command, eventually, examples, guest, run};
+use ebb_tests::{App, Node, bank, command, copy_folder, eventually, examples, guest, run};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -274,19 +274,6 @@ fn find_in_log(data: &Path, text: &str) -> (PathBuf, usize) {
     panic!("{text} is in no file of the log");
 }
 
-fn copy_tree(from: &Path, to: &Path) {
-    std::fs::create_dir_all(to).expect("a folder");
-    for entry in std::fs::read_dir(from).expect("a folder") {
-        let entry = entry.expect("an entry").path();
-        let target = to.join(entry.file_name().expect("a name"));
-        if entry.is_dir() {
-            copy_tree(&entry, &target);
-        } else {
-            std::fs::copy(&entry, target).map(drop).expect("a copy");
-        }
-    }
-}
-
 #[tokio::test]
 async fn damage_is_found_refused_and_mended_from_a_backup_and_indexes_are_rebuilt() {
     let mut node = Node::with(&bank()).await;
@@ -306,7 +293,7 @@ async fn damage_is_found_refused_and_mended_from_a_backup_and_indexes_are_rebuil
     assert_eq!((&bank["report"]["position"], &bank["report"]["damage"]), (&json!(6), &json!([])), "{bank}");
     log(&["reindex"]).await.ok();
     let backup = node.home().join("backup");
-    copy_tree(Path::new(data), &backup);
+    copy_folder(Path::new(data), &backup);
 
     let (file, at) = find_in_log(Path::new(data), "owner of first");
     let mut bytes = std::fs::read(&file).expect("the segment");

@@ -10,6 +10,7 @@ mod commands;
 mod crash;
 mod deploy;
 mod dev;
+mod faults;
 mod flights;
 mod hostile;
 mod projections;

@@ -1,6 +1,6 @@
 //! What a power cut may leave of files that are not the log: an older index, read models without their last commits.
 
-use ebb_tests::Dice;
+use ebb_tests::{Dice, copy_folder, files_in, remove_folder};
 use std::fs::{self, OpenOptions};
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
@@ -10,12 +10,11 @@ pub(super) fn after_power_loss(data: &Path, older_index: &Path, dice: &mut Dice)
     let mut done = Vec::new();
     match dice.roll(0..5) {
         0 if older_index.is_dir() => {
-            remove(&data.join("index"));
-            copy(older_index, &data.join("index"));
+            copy_folder(older_index, &data.join("index"));
             done.push("an older index".to_owned());
         }
         1 => {
-            remove(&data.join("index"));
+            remove_folder(&data.join("index"));
             done.push("no index".to_owned());
         }
         2 => {
@@ -25,7 +24,7 @@ pub(super) fn after_power_loss(data: &Path, older_index: &Path, dice: &mut Dice)
         }
         _ => {}
     }
-    for wal in walk(data).into_iter().filter(|path| path.to_string_lossy().ends_with(".sqlite-wal")) {
+    for wal in files_in(data).into_iter().filter(|path| path.to_string_lossy().ends_with(".sqlite-wal")) {
         if dice.once_in(2)
             && let Some(cut) = cut_wal(&wal, dice)
         {
@@ -70,33 +69,4 @@ fn cut_wal(wal: &Path, dice: &mut Dice) -> Option<u64> {
     let keep = dice.roll(synced..len);
     file.set_len(keep).expect("a file");
     Some(len - keep)
-}
-
-/// Copies a folder with everything in it.
-pub(super) fn copy(from: &Path, to: &Path) {
-    for path in walk(from) {
-        let copy = to.join(path.strip_prefix(from).expect("a path inside"));
-        fs::create_dir_all(copy.parent().expect("a file is in a folder")).expect("a folder");
-        fs::copy(path, copy).expect("a file");
-    }
-}
-
-/// Removes a folder, if it is there.
-pub(super) fn remove(folder: &Path) {
-    if folder.exists() {
-        fs::remove_dir_all(folder).expect("a folder");
-    }
-}
-
-/// All files in a folder; none if there is no such folder.
-fn walk(folder: &Path) -> Vec<PathBuf> {
-    let mut files = Vec::new();
-    let mut folders = vec![folder.to_owned()];
-    while let Some(folder) = folders.pop() {
-        for entry in fs::read_dir(folder).into_iter().flatten() {
-            let path = entry.expect("an entry").path();
-            if path.is_dir() { folders.push(path) } else { files.push(path) }
-        }
-    }
-    files
 }

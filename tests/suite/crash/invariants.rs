@@ -1,6 +1,6 @@
 //! What must hold after every crash: the invariants of the simulation, of what was seen from outside of a real process.
 
-use super::workload::{Answer, Ask, Subscriber, Writer, send, understand};
+use super::workload::{Answer, Ask, POISONED, Subscriber, What, Writer, send, understand};
 use ebb_sim::invariants::{Event, History, Projection, Recorded, Seen, Told, Try, check as violations};
 use ebb_tests::{Client, Dice, Node};
 use serde_json::{Value, json};
@@ -27,13 +27,48 @@ pub(super) async fn check(node: &Node, writers: &[Writer], subscriber: &Subscrib
     }
     let seen = |(position, id): &(u64, String)| Seen { position: *position, id: id.clone() };
     history.readers.push(subscriber.seen.iter().map(seen).collect());
-    history.projections.push(projection(&app.all_rows("notes", events.len() as u64).await, &events));
+    let mut projection = projection(&rows(&app, events.len() as u64).await, &events);
+    projection.parked = parked(node, &events).await;
+    history.projections.push(projection);
     let wrong = violations(&history);
     assert!(wrong.is_empty(), "{wrong:#?}");
-    for event in &events {
-        let revision = event["sequence"].as_u64().expect("a revision");
-        assert_eq!(event["data"]["writes"], revision + 1, "it was decided on all events before it: {event}");
+    let mut writes = BTreeMap::<&str, u64>::new();
+    for event in events.iter().filter(|event| event["type"] != POISONED) {
+        let writes = writes.entry(event["subject"].as_str().expect("a stream")).or_default();
+        *writes += 1;
+        assert_eq!(event["data"]["writes"], *writes, "it was decided on all events before it: {event}");
     }
+}
+
+/// All rows, behind a position, whatever is parked.
+async fn rows(app: &Client, position: u64) -> Vec<Value> {
+    let page = app.get("/models/notes?limit=1000").header("ebb-after", position).header("ebb-wait", "30s");
+    let page = page.header("ebb-allow-parked", "true").await.ok();
+    assert_eq!(page["next"], Value::Null, "there are a few notes");
+    page["items"].as_array().expect("items").clone()
+}
+
+/// What is parked: exactly the poisoned notes, each from its poison on, with all that came behind it.
+async fn parked(node: &Node, events: &[Value]) -> BTreeMap<String, u64> {
+    let mut due = BTreeMap::<String, (u64, u64)>::new();
+    for event in events {
+        let (stream, position) = (text(&event["subject"]), event["position"].as_u64().expect("a position"));
+        match due.get_mut(&stream) {
+            Some((_, queued)) => *queued += 1,
+            None if event["type"] == POISONED => {
+                due.insert(stream, (position, 1));
+            }
+            None => {}
+        }
+    }
+    let listed = node.control.get("/apps/notes/projections/notes/parked?limit=1000").await.ok();
+    let listed = listed["parked"].as_array().expect("parked").iter();
+    let number = |value: &Value| value.as_u64().expect("a number");
+    let found: BTreeMap<_, _> = listed
+        .map(|parked| (text(&parked["key"]), (number(&parked["position"]), number(&parked["queued"]))))
+        .collect();
+    assert_eq!(found, due, "keys, their first position, and how many queue");
+    found.into_iter().map(|(stream, (position, _))| (stream, position)).collect()
 }
 
 /// The last answered command of a writer, and some others, of those whose outcome the node remembers.
@@ -81,8 +116,12 @@ fn told(ask: &Ask, answer: &Answer) -> Try {
 }
 
 fn attempt(ask: &Ask, told: Told) -> Try {
+    let token = match ask.what {
+        What::Write => ask.key.clone(),
+        What::Poison => ask.note.clone(),
+    };
     Try {
-        token: ask.key.clone(),
+        token,
         stream: format!("note-{}", ask.note),
         key: Some(ask.key.clone()),
         if_revision: ask.if_match.map(Some),
@@ -91,7 +130,9 @@ fn attempt(ask: &Ask, told: Told) -> Try {
 }
 
 fn event(event: &Value) -> Event {
-    let said = event["data"]["text"].as_str().expect("a text");
+    // A poison says nothing; it is the only one of its note.
+    let poison = event["subject"].as_str().and_then(|stream| stream.strip_prefix("note-"));
+    let said = event["data"]["text"].as_str().or(poison).expect("a text");
     Event {
         position: event["position"].as_u64().expect("a position"),
         stream: text(&event["subject"]),

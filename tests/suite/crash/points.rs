@@ -4,7 +4,7 @@ use super::workload::{Life, Subscriber, Writer};
 use super::{damage, invariants};
 use crate::support::{notes, notes_changed};
 use ebb_faults::Point;
-use ebb_tests::{App, Dice, Node, eventually};
+use ebb_tests::{App, Dice, Node, copy_folder, eventually, remove_folder};
 use http::Method;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -30,6 +30,8 @@ enum Stimulus {
     BigCommands,
     /// A deployment with modules that the node does not know.
     Deploy,
+    /// Such a deployment, or a step back to an earlier one.
+    DeployOrRollback,
     /// A rebuild of the projection.
     Rebuild,
     /// An app is removed with all its data.
@@ -65,7 +67,7 @@ fn stimulus(point: Point) -> (Stimulus, u64) {
         | P::RollDone => (S::BigCommands, 1),
         P::ArtefactBeforeRename | P::ArtefactAfterRename => (S::Deploy, 2),
         P::BlobBeforeRename | P::BlobAfterRename => (S::Deploy, 2),
-        P::DeployBeforeCommit | P::DeployAfterCommit | P::DeployAfterSwap => (S::Deploy, 1),
+        P::DeployBeforeCommit | P::DeployAfterCommit | P::DeployAfterSwap => (S::DeployOrRollback, 1),
         P::ServingBeforeRename | P::ServingAfterRename | P::VersionBeforeRemoval => (S::Rebuild, 1),
         P::RemoveAfterCommit | P::PurgeBeforeRows | P::PurgeAfterRows | P::PurgeAfterIndex | P::PurgeDone => {
             (S::Purge, 1)
@@ -157,8 +159,7 @@ impl World {
             left = damage::after_power_loss(&self.node.data_folder(), &self.older_index, &mut self.dice);
         }
         if self.dice.once_in(3) {
-            damage::remove(&self.older_index);
-            damage::copy(&self.node.data_folder().join("index"), &self.older_index);
+            copy_folder(&self.node.data_folder().join("index"), &self.older_index);
         }
         let restart = self.node.start().await;
         self.check().await;
@@ -172,7 +173,7 @@ impl World {
         self.node.kill().await;
         self.writers = life.end().await;
         if without_index {
-            damage::remove(&self.node.data_folder().join("index"));
+            remove_folder(&self.node.data_folder().join("index"));
         }
         self.node.fault(&plan.fault());
         match self.node.try_start().await {
@@ -189,7 +190,8 @@ impl World {
         self.some_commands(&life).await;
         self.node.fault(&plan.fault());
         match stimulus {
-            Stimulus::Deploy => self.deploy().await,
+            Stimulus::DeployOrRollback if self.dice.once_in(2) => self.roll_back().await,
+            Stimulus::Deploy | Stimulus::DeployOrRollback => self.deploy().await,
             Stimulus::Rebuild => {
                 let _ =
                     self.node.control.post("/apps/notes/projections/notes/rebuild", &json!({})).send().await;
@@ -215,7 +217,16 @@ impl World {
         eventually("commands to be answered", async || (life.done() >= WRITERS * 2).then_some(())).await;
     }
 
-    /// Deploys modules that the node does not know, or goes back to the deployment before.
+    /// Goes back to any deployment that there was.
+    async fn roll_back(&mut self) {
+        let to = self.dice.roll(1..self.deployed + 1);
+        let request = self.node.control.post("/apps/notes/rollback", &json!({ "to": to }));
+        if let Ok(reply) = request.send().await {
+            self.deployed = reply.ok()["number"].as_u64().expect("a number");
+        }
+    }
+
+    /// Deploys modules that the node does not know.
     async fn deploy(&mut self) {
         self.modules += 1;
         let put = app(self.modules);

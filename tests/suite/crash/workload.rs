@@ -14,9 +14,22 @@ const COMMANDS_PER_LIFE: u32 = 80;
 /// Bytes of a note that fills a segment soon.
 const BIG: usize = 400 << 10;
 
+/// What the projection does not take, and everything after it in the same note: they are parked.
+pub(super) const POISONED: &str = "Poisoned";
+
+/// What is asked of a note.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum What {
+    /// It is written.
+    Write,
+    /// Its projection fails from then on.
+    Poison,
+}
+
 /// A command that is asked for until it is answered.
 #[derive(Clone, Debug)]
 pub(super) struct Ask {
+    pub(super) what: What,
     pub(super) key: String,
     pub(super) note: String,
     pub(super) text: String,
@@ -47,12 +60,15 @@ pub(super) struct Writer {
     pending: Option<Ask>,
     /// The revision of its own notes, as far as it was told.
     revisions: BTreeMap<String, u64>,
+    /// One note of its own is poisoned at some time, and written before and after.
+    poisoned: bool,
     pub(super) answered: Vec<(Ask, Answer)>,
 }
 
 impl Writer {
     pub(super) fn new(id: u64, dice: Dice) -> Self {
-        Self { id, dice, next: 0, pending: None, revisions: BTreeMap::new(), answered: Vec::new() }
+        let (revisions, answered) = (BTreeMap::new(), Vec::new());
+        Self { id, dice, next: 0, pending: None, revisions, poisoned: false, answered }
     }
 
     /// Sends commands, one after another, until there is no node any more, or enough was done.
@@ -67,7 +83,7 @@ impl Writer {
             self.pending = None;
             let answer = understand(&ask, &answer);
             if let Answer::Accepted { position, revision, .. } = &answer {
-                let own = ask.note != "shared";
+                let own = ask.note != "shared" && !ask.note.ends_with("poisoned");
                 if own {
                     self.revisions.insert(ask.note.clone(), *revision);
                 }
@@ -87,12 +103,23 @@ impl Writer {
         let own = format!("{}-{}", self.id, self.dice.roll(0..NOTES));
         let text = if big { format!("{key} {}", "x".repeat(BIG)) } else { format!("{key} says so") };
         let revision = self.revisions.get(&own).copied();
-        match (self.dice.roll(0..8), revision) {
-            (0, _) => Ask { key, note: "shared".into(), text, if_match: None },
-            (1, _) => Ask { key, note: own, text: String::new(), if_match: None },
-            (2, Some(_)) => Ask { key, note: own, text, if_match: Some(1_000_000) },
-            (3 | 4, Some(_)) => Ask { key, note: own, text, if_match: revision },
-            _ => Ask { key, note: own, text, if_match: None },
+        let write = |note: String, if_match| Ask { what: What::Write, key, note, text, if_match };
+        match (self.dice.roll(0..9), revision) {
+            (0, _) => write("shared".into(), None),
+            (1, _) => Ask { text: String::new(), ..write(own, None) },
+            (2, Some(_)) => write(own, Some(1_000_000)),
+            (3 | 4, Some(_)) => write(own, revision),
+            (5, _) => {
+                let ask = write(format!("{}-poisoned", self.id), None);
+                // Once, and seldom at first: rows from before it are to be there as well.
+                let poison = !self.poisoned && self.dice.once_in(4);
+                self.poisoned |= poison;
+                // What the projection makes of it does not say which command it was: the note does.
+                let text = if poison { format!("{} poison", ask.note) } else { ask.text };
+                let what = if poison { What::Poison } else { What::Write };
+                Ask { what, text, ..ask }
+            }
+            _ => write(own, None),
         }
     }
 
@@ -104,7 +131,10 @@ impl Writer {
 
 /// Sends a command; none if there was no answer.
 pub(super) async fn send(app: &Client, ask: &Ask) -> Option<Reply> {
-    let request = app.command("note", &ask.note, "write", &json!({ "text": ask.text }));
+    let request = match ask.what {
+        What::Write => app.command("note", &ask.note, "write", &json!({ "text": ask.text })),
+        What::Poison => app.command("note", &ask.note, "poison", &json!({})),
+    };
     let request = request.header("idempotency-key", &ask.key);
     let request = match ask.if_match {
         Some(revision) => request.header("if-match", revision),
@@ -133,7 +163,11 @@ pub(super) fn understand(ask: &Ask, reply: &Reply) -> Answer {
     match reply.status {
         200 if !ask.text.is_empty() && !stale => {
             let body = reply.json();
-            assert_eq!(body["events"][0]["data"]["text"], ask.text.as_str(), "{ask:?}: {body}");
+            let event = &body["events"][0];
+            match ask.what {
+                What::Write => assert_eq!(event["data"]["text"], ask.text.as_str(), "{ask:?}: {body}"),
+                What::Poison => assert_eq!(event["type"], POISONED, "{ask:?}: {body}"),
+            }
             Answer::Accepted {
                 command: command_id(reply),
                 event: body["events"][0]["id"].as_str().expect("an id").to_owned(),
@@ -160,6 +194,8 @@ fn command_id(reply: &Reply) -> String {
 /// Reads what was just written, and which nobody else writes. False: there is no node any more.
 async fn read_own_write(app: &Client, ask: &Ask, position: u64) -> bool {
     let request = app.get(&format!("/models/notes/{}", ask.note));
+    // Other notes are parked.
+    let request = request.header("ebb-allow-parked", "true");
     let Ok(reply) = request.header("ebb-after", position).header("ebb-wait", "20s").send().await else {
         return false;
     };
