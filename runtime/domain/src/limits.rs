@@ -75,6 +75,8 @@ pub struct InstancePolicy {
     pub idle: Duration,
     /// Aggregates that share an instance.
     pub aggregates: NonZeroU32,
+    /// Instances that are kept ready, however long nobody calls.
+    pub warm: u32,
 }
 
 impl InstancePolicy {
@@ -84,6 +86,7 @@ impl InstancePolicy {
         max: NonZeroU32::new(16).unwrap(),
         idle: Duration::from_secs(60),
         aggregates: NonZeroU32::new(256).unwrap(),
+        warm: 0,
     };
 
     /// Defaults of an HTTP function: as many instances as calls, since each call has one to itself and may wait for

@@ -11,7 +11,7 @@
 //! [`InstancePolicy::reuse`]: ebb_domain::limits::InstancePolicy::reuse
 
 use crate::bindings::{NewEventOut, PastEventIn};
-use crate::function::{Admitted, Function, RETRY_AFTER};
+use crate::function::{Admitted, Function, overloaded};
 use crate::live::Live;
 use crate::pool::Pool;
 use crate::program::ProgramAggregate;
@@ -20,10 +20,11 @@ use ebb_domain::commit::Refusal;
 use ebb_domain::limits::cap;
 use ebb_domain::port::Future;
 use ebb_domain::port::guest::{
-    Aggregate, CallError, CommandModule, DecidedEvent, Decision, GuestCommand, PastEvent,
+    Aggregate, CallError, CommandModule, DecidedEvent, Decision, GuestCommand, Lack, PastEvent,
 };
 use ebb_domain::stream::StreamId;
 use ebb_domain::time::Timestamp;
+use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 use std::mem;
 use std::sync::Arc;
@@ -68,14 +69,14 @@ struct Instance {
 }
 
 impl Instance {
-    fn new() -> Self {
+    fn new(live: Option<Live>, now: u64) -> Self {
         Self {
-            live: AsyncMutex::new(None),
+            live: AsyncMutex::new(live),
             lost: AtomicBool::new(false),
             aggregates: AtomicU32::new(0),
             callers: AtomicU32::new(0),
             calls: AtomicU32::new(0),
-            used_at: AtomicU64::new(0),
+            used_at: AtomicU64::new(now),
             orphans: Mutex::default(),
         }
     }
@@ -126,9 +127,9 @@ impl Commands {
         }
         let instance = match best {
             Some(free) if free.callers() == 0 => free,
-            best if pool.len() >= max => best.ok_or(CallError::Overloaded { retry_after: RETRY_AFTER })?,
+            best if pool.len() >= max => best.ok_or(overloaded(Lack::Instances(policy.max.get())))?,
             _ => {
-                let instance = Arc::new(Instance::new());
+                let instance = Arc::new(Instance::new(None, self.millis(Instant::now())));
                 pool.push(instance.clone());
                 instance
             }
@@ -150,7 +151,7 @@ impl Commands {
             .min_by_key(|(_, instance)| instance.used_at.load(Ordering::Relaxed))
             .map(|(index, _)| index);
         if let Some(index) = victim
-            && pool[index].end_if_idle()
+            && pool[index].end_if_idle().is_some()
         {
             pool.swap_remove(index);
         }
@@ -179,7 +180,7 @@ impl Commands {
                 // Another call of the same instance ended it meanwhile.
                 Err(CallError::InstanceLost) if attempts > 1 => attempts -= 1,
                 Err(CallError::InstanceLost) => {
-                    return Err(CallError::Overloaded { retry_after: RETRY_AFTER });
+                    return Err(overloaded(Lack::Instances(self.function.spec.instances.max.get())));
                 }
                 Err(error) => return Err(error),
                 Ok(resource) => return Ok(Box::new(Resident { place, resource })),
@@ -209,6 +210,25 @@ impl Commands {
 
     fn remove(&self, instance: &Arc<Instance>) {
         self.pool.lock().retain(|other| !Arc::ptr_eq(other, instance));
+        self.function.ended_one();
+    }
+
+    /// Ends instances that nobody is calling, but for the last `ready` of all; how many.
+    fn end_idle(&self, ready: u32, choose: impl Fn(&Instance) -> bool) -> usize {
+        let mut ended = Vec::new();
+        {
+            let mut pool = self.pool.lock();
+            let mut spare = pool.len().saturating_sub(ready as usize);
+            pool.retain(|instance| {
+                let idle = spare > 0 && instance.callers() == 0 && choose(instance);
+                let Some(live) = idle.then(|| instance.end_if_idle()).flatten() else { return true };
+                ended.push(live);
+                spare -= 1;
+                false
+            });
+        }
+        // Dropped only here: giving memory back takes a while.
+        ended.len()
     }
 }
 
@@ -226,7 +246,7 @@ impl Tenancy {
         let tenants = commands.tenants.fetch_add(1, Ordering::Relaxed);
         let tenancy = Self { commands, bytes: 0 };
         if tenants >= places {
-            return Err(CallError::Overloaded { retry_after: RETRY_AFTER });
+            return Err(overloaded(Lack::Aggregates(places)));
         }
         Ok(tenancy)
     }
@@ -239,7 +259,7 @@ impl Tenancy {
         let limit = spec.limits.memory_bytes.saturating_mul(u64::from(spec.instances.max.get()));
         let others = held.fetch_add(bytes.wrapping_sub(before), Ordering::Relaxed).wrapping_sub(before);
         if bytes > before && others.saturating_add(bytes) > limit {
-            return Err(CallError::Overloaded { retry_after: RETRY_AFTER });
+            return Err(overloaded(Lack::Held(limit)));
         }
         Ok(())
     }
@@ -273,12 +293,11 @@ impl Commands {
 }
 
 impl Instance {
-    /// Ends the instance unless someone is about to call it.
-    fn end_if_idle(&self) -> bool {
-        let Ok(mut live) = self.live.try_lock() else { return false };
+    /// Ends the instance unless someone is about to call it: what there is of it, for dropping.
+    fn end_if_idle(&self) -> Option<Option<Live>> {
+        let mut live = self.live.try_lock().ok()?;
         self.lost.store(true, Ordering::Release);
-        *live = None;
-        true
+        Some(live.take())
     }
 
     async fn free_orphans(&self, live: &mut Live, function: &Function) -> Result<(), CallError> {
@@ -347,6 +366,7 @@ impl Drop for Place {
         let left = self.instance.aggregates.fetch_sub(1, Ordering::Relaxed) - 1;
         if self.instance.is_lost() || (left == 0 && self.commands.retired(&self.instance)) {
             pool.retain(|other| !Arc::ptr_eq(other, &self.instance));
+            self.commands.function.ended_one();
         }
     }
 }
@@ -473,22 +493,34 @@ impl Pool for Commands {
     }
 
     fn reap(&self, now: Instant) {
-        let idle = self.function.spec.instances.idle.as_millis() as u64;
-        let long_ago = self.millis(now).saturating_sub(idle);
-        self.pool.lock().retain(|instance| {
-            let unused = instance.aggregates.load(Ordering::Relaxed) == 0 && instance.callers() == 0;
-            !(unused && instance.used_at.load(Ordering::Relaxed) <= long_ago && instance.end_if_idle())
+        let policy = &self.function.spec.instances;
+        let long_ago = self.millis(now).saturating_sub(policy.idle.as_millis() as u64);
+        self.end_idle(policy.warm, |instance| {
+            instance.aggregates.load(Ordering::Relaxed) == 0
+                && instance.used_at.load(Ordering::Relaxed) <= long_ago
         });
     }
 
-    fn reclaim(&self) -> bool {
+    fn reclaim(&self, ready_too: bool) -> usize {
         let quiet = self.millis(Instant::now()).saturating_sub(QUIET.as_millis() as u64);
-        let mut pool = self.pool.lock();
-        let before = pool.len();
-        pool.retain(|instance| {
-            let idle = instance.callers() == 0 && instance.used_at.load(Ordering::Relaxed) <= quiet;
-            !(idle && instance.end_if_idle())
-        });
-        pool.len() < before
+        let ready = if ready_too { 0 } else { self.function.spec.instances.warm };
+        self.end_idle(ready, |instance| instance.used_at.load(Ordering::Relaxed) <= quiet)
+    }
+
+    fn make_ready(self: Arc<Self>) -> BoxFuture<'static, ()> {
+        Box::pin(async move {
+            while self.instances() < self.function.spec.instances.warm as usize {
+                match self.function.make().await {
+                    Ok(live) => {
+                        let instance = Instance::new(Some(live), self.millis(Instant::now()));
+                        let mut pool = self.pool.lock();
+                        if pool.len() < self.function.spec.instances.max.get() as usize {
+                            pool.push(Arc::new(instance));
+                        }
+                    }
+                    Err(error) => return self.function.not_ready(&error),
+                }
+            }
+        })
     }
 }

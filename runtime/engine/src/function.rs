@@ -1,20 +1,27 @@
 //! One deployed function, whatever its kind: its module, its admission, its counts, and how a call of it is bounded.
 
+use crate::fair::App;
+use crate::gate::Place;
 use crate::host::output::Source;
 use crate::module::{Loaded, Module};
 use crate::node::Node;
 use crate::pool::Pooled;
-use ebb_domain::port::guest::{CallError, FunctionSpec};
+use crate::turns::Turn;
+use ebb_domain::port::guest::{CallError, FunctionSpec, Lack};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use wasmtime::PoolConcurrencyLimitError;
 
 /// Calls of one function that may wait for their turn.
 const QUEUE: usize = 1024;
-/// When a caller that finds the queue full may try again.
-pub(crate) const RETRY_AFTER: Duration = Duration::from_secs(1);
+/// When a caller that came too many may try again.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+
+/// A call that came too many.
+pub(crate) fn overloaded(lack: Lack) -> CallError {
+    CallError::Overloaded { lack, retry_after: RETRY_AFTER }
+}
 
 /// What functions of all kinds have.
 pub(crate) struct Function {
@@ -22,9 +29,14 @@ pub(crate) struct Function {
     pub(crate) module: Arc<Module>,
     pub(crate) node: Arc<Node>,
     pub(crate) source: Arc<Source>,
+    app: App,
     /// Places for calls.
     places: Arc<Semaphore>,
     waiting: AtomicUsize,
+    /// Somebody makes instances ready.
+    making_ready: AtomicBool,
+    /// When it was called last, in milliseconds of the node.
+    pub(crate) used_at: AtomicU64,
     pub(crate) calls: AtomicU64,
     pub(crate) errors: AtomicU64,
     pub(crate) cpu_nanos: AtomicU64,
@@ -36,7 +48,7 @@ pub(crate) struct Function {
 /// A call that may run: it has a place of its function and one of the node.
 pub(crate) struct Admitted {
     _function: OwnedSemaphorePermit,
-    _node: OwnedSemaphorePermit,
+    _node: Place,
 }
 
 impl Function {
@@ -51,11 +63,14 @@ impl Function {
         Self {
             places: Arc::new(Semaphore::new(places as usize)),
             waiting: AtomicUsize::new(0),
+            making_ready: AtomicBool::new(false),
+            used_at: AtomicU64::new(0),
             calls: AtomicU64::new(0),
             errors: AtomicU64::new(0),
             cpu_nanos: AtomicU64::new(0),
             inits: AtomicU64::new(0),
             init_nanos: AtomicU64::new(0),
+            app: node.apps.get(&spec.app),
             spec,
             module,
             node,
@@ -63,20 +78,28 @@ impl Function {
         }
     }
 
-    /// Waits for a place of the function, then for one of the node, in a queue that is bounded. In this order a
-    /// function with many callers holds no more of the node's places than its own limit.
+    /// Waits for a place of the function, in a queue that is bounded, then for one of the node. In this order a
+    /// function with many callers holds, and waits for, no more of the node's places than its own limit.
     pub(crate) async fn admit(&self) -> Result<Admitted, CallError> {
-        let node = &self.node.concurrency;
-        if let (Ok(_function), Ok(_node)) =
-            (self.places.clone().try_acquire_owned(), node.clone().try_acquire_owned())
-        {
-            return Ok(Admitted { _function, _node });
-        }
-        let _waiting = Waiting::enter(&self.waiting)?;
-        let closed = |_| CallError::Failed("the engine is shutting down".into());
-        let _function = self.places.clone().acquire_owned().await.map_err(closed)?;
-        let _node = node.clone().acquire_owned().await.map_err(closed)?;
+        let _function = match self.places.clone().try_acquire_owned() {
+            Ok(place) => place,
+            Err(_) => {
+                let _waiting = Waiting::enter(&self.waiting)?;
+                let closed = |_| CallError::Failed("the engine is shutting down".into());
+                self.places.clone().acquire_owned().await.map_err(closed)?
+            }
+        };
+        let gate = &self.node.gate;
+        let _node = match gate.try_enter(self.app) {
+            Some(place) => place,
+            None => gate.enter(self.app).await,
+        };
         Ok(Admitted { _function, _node })
+    }
+
+    /// Turns at the processors, for one call.
+    pub(crate) fn turn(&self) -> Turn {
+        Turn::new(self.node.turns.clone(), self.app)
     }
 
     /// Bounds everything that a call waits for and does.
@@ -89,6 +112,7 @@ impl Function {
             Ok(result) => result,
             Err(_) => Err(CallError::OutOfTime { limit }.into()),
         };
+        self.used();
         self.calls.fetch_add(1, Ordering::Relaxed);
         if result.is_err() {
             self.errors.fetch_add(1, Ordering::Relaxed);
@@ -96,9 +120,16 @@ impl Function {
         result
     }
 
+    fn used(&self) {
+        let now = self.node.millis(Instant::now());
+        self.used_at.store(now, Ordering::Relaxed);
+        self.module.used(now);
+    }
+
     /// A new instance, which the node will look after.
     pub(crate) async fn make<I: Pooled>(&self) -> Result<I, CallError> {
-        self.node.instance_made();
+        self.used();
+        self.node.watch(self.spec.instances.idle);
         let began = Instant::now();
         let instance = I::make(self).await?;
         self.inits.fetch_add(1, Ordering::Relaxed);
@@ -106,15 +137,33 @@ impl Function {
         Ok(instance)
     }
 
+    /// An instance has ended: where the manifest wants some to be ready, another is made.
+    pub(crate) fn ended_one(&self) {
+        if self.spec.instances.warm > 0 {
+            self.node.hurry();
+        }
+    }
+
+    /// Whether the caller is now the one who makes instances ready.
+    pub(crate) fn begin_making(&self) -> bool {
+        !self.making_ready.swap(true, Ordering::AcqRel)
+    }
+
+    pub(crate) fn end_making(&self) {
+        self.making_ready.store(false, Ordering::Release);
+    }
+
+    /// An instance that should be ready can't be made. It will be tried again.
+    pub(crate) fn not_ready(&self, error: &CallError) {
+        tracing::warn!(
+            app = &*self.spec.app, function = &*self.spec.function, warm = self.spec.instances.warm, %error,
+            "instances that should be ready can't be made; it is tried again"
+        );
+    }
+
     /// The module in memory, loaded now if it is not.
     pub(crate) async fn load(&self) -> Result<Arc<Loaded>, CallError> {
         self.node.modules.load(&self.module).await
-    }
-
-    /// Whether something could not be made for want of a slot, and can be now, since idle instances have given theirs
-    /// back: worth one more try.
-    pub(crate) fn made_room(&self, error: &wasmtime::Error) -> bool {
-        error.is::<PoolConcurrencyLimitError>() && self.node.reclaim()
     }
 }
 
@@ -125,7 +174,7 @@ impl<'a> Waiting<'a> {
     fn enter(waiting: &'a AtomicUsize) -> Result<Self, CallError> {
         if waiting.fetch_add(1, Ordering::Relaxed) >= QUEUE {
             waiting.fetch_sub(1, Ordering::Relaxed);
-            return Err(CallError::Overloaded { retry_after: RETRY_AFTER });
+            return Err(overloaded(Lack::Queue(QUEUE as u32)));
         }
         Ok(Self(waiting))
     }

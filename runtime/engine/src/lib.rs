@@ -9,17 +9,22 @@
 //! - `world` reads what a module is and imports, and lifts core modules; `module` compiles and loads; `artefact` is
 //!   the folder of machine code.
 //! - `function` has what functions of all kinds share; `pool` keeps their instances, `live` is one and its calls.
-//!   `commands` and `projections` are the kinds, `program` what modules of either are that speak JSON over stdio. `node` has what all functions share.
+//!   `commands` and `projections` are the kinds, `program` is modules of either that speak JSON over stdio. `node` has what all functions share, and takes back what is idle.
+//! - `gate` and `turns` are what apps get a fair share of: places for calls, and processors. `budget` is the memory, and
+//!   `sweep` gives back what wasmtime keeps of it.
 //! - `host` is what guests see; `bindings` are the types of `wit/functions.wit`.
 
 mod artefact;
 mod bindings;
+mod budget;
 mod commands;
 mod config;
+mod fair;
 mod function;
 #[cfg(feature = "testing")]
 #[doc(hidden)]
 pub mod fuzz;
+mod gate;
 mod host;
 mod live;
 mod meter;
@@ -29,32 +34,40 @@ mod pool;
 mod program;
 mod projections;
 mod status;
+mod sweep;
 mod ticker;
+mod turns;
 mod world;
 
 pub use status::{FunctionState, FunctionStatus};
 
 use artefact::Artefacts;
+use budget::Budget;
 use bytes::Bytes;
 use commands::{CommandHandle, Commands};
 use ebb_domain::digest::Digest;
 use ebb_domain::limits::cap;
+use ebb_domain::name::AppName;
 use ebb_domain::port::Future;
 use ebb_domain::port::guest::{
     BodyBounds, CallError, CommandModule, CompileError, Engine, FunctionSpec, HttpFunction, ModuleKind,
     ProjectionModule,
 };
+use fair::Apps;
 use function::Function;
 use live::Live;
 use module::{CompileLimits, Modules};
-use node::Node;
+use node::{Node, Parts};
 use pool::{InstancePool, Pool};
 use projections::Projection;
+use std::collections::BTreeMap;
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use thiserror::Error;
 use ticker::Ticker;
+use turns::Turns;
 
 /// The module of a digest, if it is there: for compiling it again when its artefact can't be used. Called on a thread
 /// that may block.
@@ -72,9 +85,17 @@ pub struct EngineOptions {
     pub fetch: Option<Fetch>,
     /// Calls at once, of all functions together.
     pub concurrency: usize,
+    /// Guests that compute at once: as many as there are processors for them.
+    pub running: usize,
+    /// Weights of apps whose share, where apps compete, is not 1.
+    pub weights: BTreeMap<AppName, u32>,
     /// Slots for instances, of all functions together; their address space is reserved at start. With 0, memory is
     /// mapped for each instance.
     pub instances: u32,
+    /// What instances and loaded modules may take together, in bytes. What is idle gives way when there is no more.
+    pub memory_bytes: u64,
+    /// How long the code of a module that nobody calls stays in memory.
+    pub module_idle: Duration,
     /// How large a module may be, in bytes.
     pub module_bytes: u64,
     /// How long a module may take to compile.
@@ -82,7 +103,8 @@ pub struct EngineOptions {
 }
 
 impl EngineOptions {
-    /// Defaults: 512 calls at once, 1,024 instances, modules of 32 MiB and 60 s to compile, no place to fetch from.
+    /// Defaults: 512 calls at once, as many guests computing as there are processors, all apps alike, 1,024 instances, 4 GiB of memory, code kept for 10 idle minutes, modules of 32 MiB
+    /// and 60 s to compile, no place to fetch from.
     #[must_use]
     pub fn new(artefacts: PathBuf, mac_key: [u8; 32]) -> Self {
         Self {
@@ -90,7 +112,11 @@ impl EngineOptions {
             mac_key,
             fetch: None,
             concurrency: 512,
+            running: std::thread::available_parallelism().map_or(1, NonZeroUsize::get),
+            weights: BTreeMap::new(),
             instances: 1024,
+            memory_bytes: 4 << 30,
+            module_idle: Duration::from_secs(600),
             module_bytes: cap::MODULE_BYTES,
             compile_time: cap::COMPILE,
         }
@@ -139,7 +165,11 @@ impl WasmEngine {
             mac_key,
             fetch,
             concurrency,
+            running,
+            weights,
             instances,
+            memory_bytes,
+            module_idle,
             module_bytes,
             compile_time,
         } = options;
@@ -147,10 +177,15 @@ impl WasmEngine {
         let engine = config::engine(instances).map_err(unsupported)?;
         let artefacts = Artefacts::open(&folder, config::fingerprint(&engine), mac_key)
             .map_err(|error| EngineError::Artefacts { folder, error })?;
-        let ticker = Ticker::start(&engine).map_err(EngineError::Thread)?;
+        let turns = Turns::new(running);
+        let ticker = Ticker::start(&engine, turns.clone()).map_err(EngineError::Thread)?;
         let limits = CompileLimits { bytes: module_bytes, time: compile_time };
-        let modules = Modules::new(engine, artefacts, limits, fetch).map_err(unsupported)?;
-        Ok(Self { node: Node::new(modules, ticker, concurrency) })
+        let budget = Budget::new(memory_bytes);
+        let modules = Modules::new(engine, artefacts, limits, fetch, budget.clone()).map_err(unsupported)?;
+        let apps = Apps::new(weights);
+        let parts =
+            Parts { modules, ticker, budget, apps, concurrency, turns, slots: instances, module_idle };
+        Ok(Self { node: Node::new(parts) })
     }
 
     /// Every function that is deployed, as it is now.
@@ -161,10 +196,17 @@ impl WasmEngine {
         status
     }
 
-    /// Epoch ticks so far, 10 ms each while a guest runs; none while none does.
+    /// Epoch ticks so far: every 10 ms while a guest runs, more often while guests wait for processors, none while none
+    /// runs.
     #[must_use]
     pub fn ticks(&self) -> u64 {
         self.node.ticker.ticks()
+    }
+
+    /// What instances and loaded modules take together now, in bytes.
+    #[must_use]
+    pub fn memory_bytes(&self) -> u64 {
+        self.node.budget.used()
     }
 
     fn function(&self, spec: FunctionSpec, kind: ModuleKind) -> Result<Function, CallError> {

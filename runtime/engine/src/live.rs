@@ -1,7 +1,7 @@
 //! A live instance, and the calls of it: each ticking, measured, and within the limits of its function.
 
 use crate::bindings::{CommandIn, EventIn, FailureOut, NewEventOut, PastEventIn, RefusalOut};
-use crate::function::{Function, RETRY_AFTER};
+use crate::function::{Function, overloaded};
 use crate::host::stdio::Exited;
 use crate::host::{self, State};
 use crate::meter::Metered;
@@ -9,9 +9,10 @@ use crate::module::{ExportIndices, Loaded};
 use crate::pool::Pooled;
 use bytes::Bytes;
 use ebb_domain::limits::cap;
-use ebb_domain::port::guest::{CallError, SharedRows};
+use ebb_domain::port::guest::{CallError, Lack, SharedRows};
 use ebb_domain::time::Timestamp;
 use std::pin::pin;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use wasmtime::component::{Func, ResourceAny};
 use wasmtime::{PoolConcurrencyLimitError, Store, Trap};
@@ -20,6 +21,8 @@ use wasmtime::{PoolConcurrencyLimitError, Store, Trap};
 pub(crate) struct Live {
     store: Store<State>,
     exports: Exports,
+    /// Keeps the code in memory.
+    _loaded: Arc<Loaded>,
     /// Calls so far, of any of its exports.
     calls: u32,
 }
@@ -74,10 +77,13 @@ impl Pooled for Live {
     async fn make(function: &Function) -> Result<Self, CallError> {
         let loaded = function.load().await?;
         let made = match Self::instantiate(function, &loaded).await {
-            Err(error) if function.made_room(&error) => Self::instantiate(function, &loaded).await,
+            Err(error) if function.node.made_slot(&error) => Self::instantiate(function, &loaded).await,
             made => made,
         };
-        made.map_err(|error| explain(&error, None))
+        made.map_err(|error| match error.is::<PoolConcurrencyLimitError>() {
+            true => overloaded(Lack::Slots(function.node.slots)),
+            false => explain(&error, None),
+        })
     }
 
     fn calls(&self) -> u32 {
@@ -87,9 +93,9 @@ impl Pooled for Live {
 
 impl Live {
     /// One try; fails with wasmtime's own error where all slots are taken.
-    async fn instantiate(function: &Function, loaded: &Loaded) -> wasmtime::Result<Self> {
-        let store = host::store(function.node.modules.engine(), &function.spec.limits, &function.source);
-        let mut live = Self { store, exports: Exports::None, calls: 0 };
+    async fn instantiate(function: &Function, loaded: &Arc<Loaded>) -> wasmtime::Result<Self> {
+        let store = host::store(function);
+        let mut live = Self { store, exports: Exports::None, _loaded: loaded.clone(), calls: 0 };
         live.begin(Timestamp(0), None);
         let instance = live.metered(function, async |store| loaded.pre.instantiate_async(store).await).await;
         match instance {
@@ -118,7 +124,7 @@ impl Live {
         let result = {
             let _ticking = function.node.ticker.run();
             let call = pin!(call(&mut self.store));
-            Metered::new(&meter, call).await
+            Metered::new(&meter, function.turn(), call).await
         };
         self.store.data_mut().end();
         function.cpu_nanos.fetch_add(meter.total(), Ordering::Relaxed);
@@ -287,9 +293,6 @@ pub(crate) fn explain(error: &wasmtime::Error, panic: Option<String>) -> CallErr
     tracing::debug!(error = %format!("{error:?}"), "a call into a guest failed");
     if let Some(error) = error.downcast_ref::<CallError>() {
         return error.clone();
-    }
-    if error.is::<PoolConcurrencyLimitError>() {
-        return CallError::Overloaded { retry_after: RETRY_AFTER };
     }
     let reason = match error.downcast_ref::<Trap>() {
         Some(Trap::StackOverflow) => "it overflowed its stack".into(),

@@ -2,18 +2,23 @@
 
 use crate::Fetch;
 use crate::artefact::Artefacts;
+use crate::budget::{Budget, Charge};
 use crate::host::{self, State};
 use crate::world::{self, KindExt};
 use bytes::Bytes;
 use ebb_domain::digest::Digest;
 use ebb_domain::port::guest::{CallError, CompileError, ModuleKind};
+use futures_util::FutureExt as _;
+use futures_util::future::{BoxFuture, Shared};
 use parking_lot::Mutex;
 use std::any::Any;
 use std::collections::HashMap;
+use std::mem;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
-use tokio::sync::{OnceCell, Semaphore};
+use tokio::sync::Semaphore;
 use wasmtime::Engine;
 use wasmtime::component::{Component, ComponentExportIndex, InstancePre, Linker};
 
@@ -28,6 +33,7 @@ pub(crate) struct Modules {
     compilers: Arc<Semaphore>,
     limits: CompileLimits,
     fetch: Option<Fetch>,
+    budget: Arc<Budget>,
     /// Loaded or not, shared by every function of the same module for as long as one of them is deployed.
     known: Mutex<HashMap<(Digest, ModuleKind), Weak<Module>>>,
 }
@@ -43,13 +49,31 @@ pub(crate) struct CompileLimits {
 pub(crate) struct Module {
     digest: Digest,
     kind: ModuleKind,
-    loaded: OnceCell<Arc<Loaded>>,
+    code: Mutex<Code>,
+    /// How often it was loaded for a call.
+    loads: AtomicU64,
+    /// When a function of it was called last, in milliseconds of the node.
+    used_at: AtomicU64,
 }
 
-/// A module that can be instantiated.
+/// Where the code of a module is.
+enum Code {
+    /// On disk only.
+    Cold,
+    /// On its way, for all who wait for it.
+    Loading(Loading),
+    /// In memory.
+    Loaded(Arc<Loaded>),
+}
+
+type Loading = Shared<BoxFuture<'static, Result<Arc<Loaded>, CallError>>>;
+
+/// A module that can be instantiated. Every instance holds it, so that nothing but the module itself does when there
+/// are none.
 pub(crate) struct Loaded {
     pub(crate) pre: InstancePre<State>,
     pub(crate) exports: ExportIndices,
+    _memory: Charge,
 }
 
 /// Where the functions are among a component's exports.
@@ -82,10 +106,20 @@ impl Modules {
         artefacts: Artefacts,
         limits: CompileLimits,
         fetch: Option<Fetch>,
+        budget: Arc<Budget>,
     ) -> wasmtime::Result<Arc<Self>> {
         let linker = host::linker(&engine)?;
         let compilers = Arc::new(Semaphore::new(COMPILERS));
-        Ok(Arc::new(Self { engine, linker, artefacts, compilers, limits, fetch, known: Mutex::default() }))
+        Ok(Arc::new(Self {
+            engine,
+            linker,
+            artefacts,
+            compilers,
+            limits,
+            fetch,
+            budget,
+            known: Mutex::default(),
+        }))
     }
 
     pub(crate) fn engine(&self) -> &Engine {
@@ -167,7 +201,11 @@ impl Modules {
         })
     }
 
-    fn link(&self, component: &Component, kind: ModuleKind) -> wasmtime::Result<Loaded> {
+    fn link(
+        &self,
+        component: &Component,
+        kind: ModuleKind,
+    ) -> wasmtime::Result<(InstancePre<State>, ExportIndices)> {
         let exports = export_indices(component, kind)?;
         let pre = if world::has_sockets(component, &self.engine) {
             let mut linker = self.linker.clone();
@@ -176,7 +214,7 @@ impl Modules {
         } else {
             self.linker.instantiate_pre(component)?
         };
-        Ok(Loaded { pre, exports })
+        Ok((pre, exports))
     }
 
     /// The module of a digest, not loaded yet.
@@ -195,15 +233,63 @@ impl Modules {
             )));
         }
         known.retain(|_, module| module.strong_count() > 0);
-        let module = Arc::new(Module { digest, kind, loaded: OnceCell::new() });
+        let module = Arc::new(Module {
+            digest,
+            kind,
+            code: Mutex::new(Code::Cold),
+            loads: AtomicU64::new(0),
+            used_at: AtomicU64::new(0),
+        });
         known.insert((digest, kind), Arc::downgrade(&module));
         Ok(module)
     }
 
-    /// Loads a module unless it is loaded; callers that come meanwhile wait for the same load. A damaged or missing
-    /// artefact is compiled again from the module itself.
-    pub(crate) async fn load(self: &Arc<Self>, module: &Module) -> Result<Arc<Loaded>, CallError> {
-        module.loaded.get_or_try_init(|| self.load_now(module.digest, module.kind)).await.cloned()
+    /// Loads a module unless it is loaded; callers that come meanwhile wait for the same load, and share what becomes
+    /// of it. A damaged or missing artefact is compiled again from the module itself.
+    pub(crate) async fn load(self: &Arc<Self>, module: &Arc<Module>) -> Result<Arc<Loaded>, CallError> {
+        let loading = {
+            let mut code = module.code.lock();
+            match &*code {
+                Code::Loaded(loaded) => return Ok(loaded.clone()),
+                Code::Loading(loading) => loading.clone(),
+                Code::Cold => {
+                    let loading = self.clone().load_for(module);
+                    *code = Code::Loading(loading.clone());
+                    loading
+                }
+            }
+        };
+        loading.await
+    }
+
+    fn load_for(self: Arc<Self>, module: &Arc<Module>) -> Loading {
+        let (digest, kind) = (module.digest, module.kind);
+        // Weakly, because the module holds this future.
+        let module = Arc::downgrade(module);
+        let load = async move {
+            let result = self.load_now(digest, kind).await;
+            if let Some(module) = module.upgrade() {
+                module.loads.fetch_add(1, Ordering::Relaxed);
+                *module.code.lock() = match &result {
+                    Ok(loaded) => Code::Loaded(loaded.clone()),
+                    // Who comes later tries again.
+                    Err(_) => Code::Cold,
+                };
+            }
+            result
+        };
+        load.boxed().shared()
+    }
+
+    /// Drops the code of modules that have no instance, and were last called before `long_ago`, in milliseconds of the
+    /// node; how many are loaded after that.
+    pub(crate) fn unload_unused(&self, long_ago: Option<u64>) -> usize {
+        let known: Vec<_> = self.known.lock().values().filter_map(Weak::upgrade).collect();
+        let stays = |module: &Arc<Module>| {
+            let unused = long_ago.is_some_and(|long_ago| module.used_at.load(Ordering::Relaxed) <= long_ago);
+            module.is_loaded() && !(unused && module.unload())
+        };
+        known.into_iter().filter(stays).count()
     }
 
     async fn load_now(self: &Arc<Self>, digest: Digest, kind: ModuleKind) -> Result<Arc<Loaded>, CallError> {
@@ -238,12 +324,21 @@ impl Modules {
         let ours = self.clone();
         blocking(move || {
             let component = ours.artefacts.load(&ours.engine, &digest, kind)?;
-            Some(ours.link(&component, kind).map(Arc::new))
+            Some(ours.loaded(&component, kind).map(Arc::new))
         })
         .await
         .map_err(CallError::Failed)?
         .transpose()
-        .map_err(|error| CallError::Failed(format!("{error:#}")))
+    }
+
+    fn loaded(&self, component: &Component, kind: ModuleKind) -> Result<Loaded, CallError> {
+        let image = component.image_range();
+        let bytes = image.end.addr() - image.start.addr();
+        let mut memory = Charge::new(self.budget.clone());
+        memory.grow(bytes as u64)?;
+        let (pre, exports) =
+            self.link(component, kind).map_err(|error| CallError::Failed(format!("{error:#}")))?;
+        Ok(Loaded { pre, exports, _memory: memory })
     }
 }
 
@@ -253,7 +348,30 @@ impl Module {
     }
 
     pub(crate) fn is_loaded(&self) -> bool {
-        self.loaded.initialized()
+        matches!(*self.code.lock(), Code::Loaded(_))
+    }
+
+    /// How often it was loaded.
+    pub(crate) fn loads(&self) -> u64 {
+        self.loads.load(Ordering::Relaxed)
+    }
+
+    /// A function of it is called, now.
+    pub(crate) fn used(&self, now: u64) {
+        self.used_at.store(now, Ordering::Relaxed);
+    }
+
+    /// Drops the code unless an instance runs it, or is being made; whether it did.
+    pub(crate) fn unload(&self) -> bool {
+        let mut code = self.code.lock();
+        // Under the lock nobody else can take hold of it: what is counted here can only become less.
+        let unused = matches!(&*code, Code::Loaded(loaded) if Arc::strong_count(loaded) == 1);
+        if unused {
+            let code = mem::replace(&mut *code, Code::Cold);
+            tracing::debug!(module = %self.digest.short(), "unloaded");
+            drop(code);
+        }
+        unused
     }
 }
 

@@ -1,41 +1,123 @@
-//! What all functions of a node share: modules, places, the ticker, and the reaper of idle instances.
+//! What all functions of a node share: modules, places, memory, the ticker, and what takes back what is idle.
+//!
+//! Functions go from warm to loaded to cold in two ways. The *reaper* drops instances, and the code of modules, that
+//! nobody has used for their idle time. And where memory or slots run out, [`Node::make_room`] takes from the function
+//! that was called longest ago first: its idle instances, then its code.
 
+use crate::budget::Budget;
+use crate::fair::Apps;
+use crate::gate::Gate;
 use crate::module::Modules;
 use crate::pool::Pool;
+use crate::sweep;
 use crate::ticker::Ticker;
+use crate::turns::Turns;
 use parking_lot::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
-use tokio::sync::Semaphore;
+use tokio::sync::Notify;
 use tokio::task::JoinHandle;
+use wasmtime::PoolConcurrencyLimitError;
+
+/// The reaper looks no less often than this while there is something.
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+const SHORTEST_PAUSE: Duration = Duration::from_millis(5);
 
 /// Shared by all functions.
 pub(crate) struct Node {
     pub(crate) modules: Arc<Modules>,
     pub(crate) ticker: Ticker,
-    pub(crate) concurrency: Arc<Semaphore>,
+    pub(crate) apps: Apps,
+    pub(crate) gate: Arc<Gate>,
+    pub(crate) turns: Arc<Turns>,
+    pub(crate) budget: Arc<Budget>,
+    /// Slots for instances.
+    pub(crate) slots: u32,
+    /// How long code that nobody runs stays in memory.
+    module_idle: Duration,
     pools: Mutex<Vec<Weak<dyn Pool>>>,
-    /// The task that drops idle instances: there is one only while there are instances.
-    reaper: Mutex<Option<JoinHandle<()>>>,
+    reaper: Reaper,
+    /// Times are kept as milliseconds since this.
+    base: Instant,
     this: Weak<Self>,
 }
 
+/// The task that takes back what is idle: there is one only while there is something to take.
+#[derive(Default)]
+struct Reaper {
+    task: Mutex<Option<JoinHandle<()>>>,
+    /// How long it sleeps now, in milliseconds.
+    pause: AtomicU64,
+    hurry: Arc<Notify>,
+}
+
+/// What a node is made of.
+pub(crate) struct Parts {
+    pub(crate) modules: Arc<Modules>,
+    pub(crate) ticker: Ticker,
+    pub(crate) budget: Arc<Budget>,
+    pub(crate) apps: Apps,
+    pub(crate) concurrency: usize,
+    pub(crate) turns: Arc<Turns>,
+    pub(crate) slots: u32,
+    pub(crate) module_idle: Duration,
+}
+
 impl Node {
-    pub(crate) fn new(modules: Arc<Modules>, ticker: Ticker, concurrency: usize) -> Arc<Self> {
-        Arc::new_cyclic(|this| Self {
+    pub(crate) fn new(parts: Parts) -> Arc<Self> {
+        let Parts { modules, ticker, budget, apps, concurrency, turns, slots, module_idle } = parts;
+        let node = Arc::new_cyclic(|this| Self {
             modules,
             ticker,
-            concurrency: Arc::new(Semaphore::new(concurrency)),
+            apps,
+            gate: Gate::new(concurrency),
+            turns,
+            budget,
+            slots,
+            module_idle,
             pools: Mutex::default(),
-            reaper: Mutex::default(),
+            reaper: Reaper::default(),
+            base: Instant::now(),
             this: this.clone(),
-        })
+        });
+        let this = node.this.clone();
+        node.budget.ask_for_room(Box::new(move |bytes| {
+            if let Some(node) = this.upgrade() {
+                node.make_room(|_| node.budget.is_roomy(bytes));
+            }
+        }));
+        node
+    }
+
+    /// Whether something could not be made for want of a slot, and can be now, since idle instances have given theirs
+    /// back: worth one more try.
+    pub(crate) fn made_slot(&self, error: &wasmtime::Error) -> bool {
+        error.is::<PoolConcurrencyLimitError>() && {
+            // More than one, so that not every new instance has to look through all functions.
+            let wanted = (self.slots as usize / 16).max(1);
+            self.make_room(|gone| gone >= wanted)
+        }
+    }
+
+    /// A moment, as milliseconds since the node began.
+    pub(crate) fn millis(&self, now: Instant) -> u64 {
+        now.saturating_duration_since(self.base).as_millis() as u64
     }
 
     pub(crate) fn add(&self, pool: Weak<dyn Pool>) {
+        let ready = pool.upgrade().filter(|pool| pool.function().spec.instances.warm > 0);
         let mut pools = self.pools.lock();
-        pools.retain(|pool| pool.strong_count() > 0);
+        // Looked through only as often as it has doubled: a node starts with ten thousand of them.
+        if pools.len() == pools.capacity() {
+            pools.retain(|pool| pool.strong_count() > 0);
+        }
         pools.push(pool);
+        drop(pools);
+        if let Some(pool) = ready {
+            self.watch(pool.function().spec.instances.idle);
+            self.hurry();
+        }
     }
 
     /// Pools of all functions that are deployed.
@@ -43,56 +125,123 @@ impl Node {
         self.pools.lock().iter().filter_map(Weak::upgrade).collect()
     }
 
-    /// Gives back every instance that is idle right now; whether there were any. For when an instance is needed and
-    /// all slots are taken: rare, so that there is no point in choosing.
-    pub(crate) fn reclaim(&self) -> bool {
-        let mut any = false;
-        for pool in self.pools() {
-            any |= pool.reclaim();
+    /// Takes back what is idle, from the function that was called longest ago on, until so many instances as `enough`
+    /// wants are gone; whether anything was taken. Instances that a manifest wants to be ready go last.
+    pub(crate) fn make_room(&self, enough: impl Fn(usize) -> bool) -> bool {
+        let mut pools = self.pools();
+        pools.retain(|pool| pool.instances() > 0 || pool.function().module.is_loaded());
+        pools.sort_by_cached_key(|pool| pool.function().used_at.load(Ordering::Relaxed));
+        let (mut instances, mut unloaded) = (0, false);
+        for ready_too in [false, true] {
+            for pool in &pools {
+                instances += pool.reclaim(ready_too);
+                if instances > 0 && enough(instances) {
+                    return true;
+                }
+                if pool.function().module.unload() {
+                    unloaded = true;
+                    if enough(instances) {
+                        return true;
+                    }
+                }
+            }
         }
-        any
+        instances > 0 || unloaded
     }
 
-    /// There is an instance, and so there is a reaper.
-    pub(crate) fn instance_made(&self) {
-        let mut reaper = self.reaper.lock();
-        if reaper.as_ref().is_none_or(JoinHandle::is_finished) {
-            let this = self.this.clone();
-            *reaper = Some(tokio::spawn(async move { reap(this).await }));
+    /// There is an instance, or soon will be, and so there is a reaper. The first time that it looks is soon enough
+    /// for something that may be idle for `idle`.
+    pub(crate) fn watch(&self, idle: Duration) {
+        let mut task = self.reaper.task.lock();
+        if task.as_ref().is_none_or(JoinHandle::is_finished) {
+            *task = Some(tokio::spawn(reap(self.this.clone(), self.reaper.hurry.clone(), pause_for(idle))));
+        } else if self.reaper.pause.load(Ordering::Relaxed) > pause_for(idle).as_millis() as u64 {
+            self.reaper.hurry.notify_one();
         }
+    }
+
+    /// The reaper looks at once.
+    pub(crate) fn hurry(&self) {
+        self.reaper.hurry.notify_one();
+    }
+
+    /// Takes back what has been idle for too long; when to look again, if anything is left.
+    fn reap(&self, now: Instant) -> Option<Duration> {
+        let mut pause = None::<Duration>;
+        let mut next = |idle: Duration| pause = Some(pause.unwrap_or(LONGEST_PAUSE).min(pause_for(idle)));
+        for pool in self.pools() {
+            pool.reap(now);
+            let policy = &pool.function().spec.instances;
+            let instances = pool.instances();
+            if instances > 0 || policy.warm > 0 {
+                next(policy.idle);
+            }
+            if instances < policy.warm as usize && pool.function().begin_making() {
+                tokio::spawn(make_ready(pool));
+            }
+        }
+        if sweep::is_due(self.modules.engine()) {
+            let engine = self.modules.engine().clone();
+            tokio::task::spawn_blocking(move || sweep::sweep(&engine));
+        }
+        let long_ago = self.millis(now).checked_sub(self.module_idle.as_millis() as u64);
+        if self.modules.unload_unused(long_ago) > 0 {
+            next(self.module_idle);
+        }
+        pause
     }
 }
 
 impl Drop for Node {
     fn drop(&mut self) {
-        if let Some(reaper) = self.reaper.get_mut() {
-            reaper.abort();
+        if let Some(task) = self.reaper.task.get_mut() {
+            task.abort();
         }
     }
 }
 
-async fn reap(node: Weak<Node>) {
-    // A quarter of the shortest idle time: an instance outlives its time by no more than that.
-    let mut pause = Duration::from_millis(10);
+/// One at a time for each function.
+async fn make_ready(pool: Arc<dyn Pool>) {
+    let making = Making(pool);
+    making.0.clone().make_ready().await;
+}
+
+/// Someone who makes instances ready.
+struct Making(Arc<dyn Pool>);
+
+impl Drop for Making {
+    fn drop(&mut self) {
+        self.0.function().end_making();
+    }
+}
+
+/// A quarter of an idle time: nothing outlives its time by more than that.
+fn pause_for(idle: Duration) -> Duration {
+    (idle / 4).clamp(SHORTEST_PAUSE, LONGEST_PAUSE)
+}
+
+async fn reap(node: Weak<Node>, hurry: Arc<Notify>, mut pause: Duration) {
     loop {
-        tokio::time::sleep(pause).await;
-        let Some(node) = node.upgrade() else { return };
-        let now = Instant::now();
-        let mut used = false;
-        pause = Duration::from_secs(5);
-        for pool in node.pools() {
-            pool.reap(now);
-            if pool.instances() > 0 {
-                used = true;
-                pause = pause.min(pool.function().spec.instances.idle / 4);
-            }
+        match node.upgrade() {
+            Some(node) => node.reaper.pause.store(pause.as_millis() as u64, Ordering::Relaxed),
+            None => return,
         }
-        pause = pause.max(Duration::from_millis(5));
-        if !used {
-            // Under the lock, so that an instance made right now starts another.
-            let mut reaper = node.reaper.lock();
-            if node.pools().iter().all(|pool| pool.instances() == 0) {
-                *reaper = None;
+        // Without holding the node, which could then never end.
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            () = hurry.notified() => {}
+        }
+        let Some(node) = node.upgrade() else { return };
+        if let Some(next) = node.reap(Instant::now()) {
+            pause = next;
+            continue;
+        }
+        // Once more under the lock, so that an instance made right now either is seen or starts another reaper.
+        let mut task = node.reaper.task.lock();
+        match node.reap(Instant::now()) {
+            Some(next) => pause = next,
+            None => {
+                *task = None;
                 return;
             }
         }

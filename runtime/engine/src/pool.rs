@@ -10,10 +10,10 @@
 
 use crate::function::{Admitted, Function};
 use ebb_domain::port::guest::CallError;
+use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 /// What the node sees of a function's instances.
@@ -26,8 +26,12 @@ pub(crate) trait Pool: Send + Sync {
     /// Drops instances that have had no work for longer than their function's idle time.
     fn reap(&self, now: Instant);
 
-    /// Drops instances that are idle right now, to make room; whether there were any.
-    fn reclaim(&self) -> bool;
+    /// Drops instances that are idle right now, to make room; those that the manifest wants to be ready only with
+    /// `ready_too`. How many there were.
+    fn reclaim(&self, ready_too: bool) -> usize;
+
+    /// Makes instances until as many are there as the manifest wants to be ready, or one can't be made.
+    fn make_ready(self: Arc<Self>) -> BoxFuture<'static, ()>;
 }
 
 /// What a pool keeps.
@@ -42,15 +46,31 @@ pub(crate) trait Pooled: Send + Sized + 'static {
 /// A function whose calls have an instance to themselves, each for as long as it takes.
 pub(crate) struct InstancePool<I> {
     function: Function,
+    stock: Mutex<Stock<I>>,
+}
+
+struct Stock<I> {
     /// The one used last is at the end.
-    idle: Mutex<Vec<(I, Instant)>>,
-    leased: AtomicUsize,
+    idle: Vec<(I, Instant)>,
+    /// Instances that are being made or used.
+    leased: usize,
+}
+
+impl<I> Stock<I> {
+    fn instances(&self) -> usize {
+        self.idle.len() + self.leased
+    }
+
+    /// How many of the idle instances are more than `ready` of all.
+    fn spare(&self, ready: u32) -> usize {
+        self.instances().saturating_sub(ready as usize).min(self.idle.len())
+    }
 }
 
 impl<I: Pooled> InstancePool<I> {
-    /// The pool of a function, which has as many places as there may be instances.
+    /// The pool of a function, which has no more places than there may be instances.
     pub(crate) fn new(function: Function) -> Arc<Self> {
-        Arc::new(Self { function, idle: Mutex::default(), leased: AtomicUsize::new(0) })
+        Arc::new(Self { function, stock: Mutex::new(Stock { idle: Vec::new(), leased: 0 }) })
     }
 
     pub(crate) fn function(&self) -> &Function {
@@ -63,14 +83,24 @@ impl<I: Pooled> InstancePool<I> {
     /// The queue is full, or no instance could be made.
     pub(crate) async fn take(self: &Arc<Self>) -> Result<Lease<I>, CallError> {
         let admitted = self.function.admit().await?;
-        let leased = Leased::new(self.clone());
         // The one used last: its memory is still in the processor's caches, and the others may grow old.
-        let idle = self.idle.lock().pop();
-        if let Some((instance, _)) = idle {
-            return Ok(Lease { instance, leased, _admitted: admitted });
+        let mut lease = self.lease(Some(admitted), |idle| idle.pop());
+        if lease.instance.is_none() {
+            lease.instance = Some(self.function.make().await?);
         }
-        let instance = self.function.make().await?;
-        Ok(Lease { instance, leased, _admitted: admitted })
+        Ok(lease)
+    }
+
+    /// A lease whose instance is one of those that are idle, if `choose` finds one, and still to be made otherwise.
+    fn lease(
+        self: &Arc<Self>,
+        admitted: Option<Admitted>,
+        choose: impl FnOnce(&mut Vec<(I, Instant)>) -> Option<(I, Instant)>,
+    ) -> Lease<I> {
+        let mut stock = self.stock.lock();
+        stock.leased += 1;
+        let instance = choose(&mut stock.idle).map(|(instance, _)| instance);
+        Lease { instance, pool: self.clone(), returned: false, _admitted: admitted }
     }
 }
 
@@ -80,34 +110,65 @@ impl<I: Pooled> Pool for InstancePool<I> {
     }
 
     fn instances(&self) -> usize {
-        self.idle.lock().len() + self.leased.load(Ordering::Relaxed)
+        self.stock.lock().instances()
     }
 
     fn reap(&self, now: Instant) {
-        let idle = self.function.spec.instances.idle;
-        self.idle.lock().retain(|(_, since)| now.saturating_duration_since(*since) < idle);
+        let policy = &self.function.spec.instances;
+        let old = |since: &Instant| now.saturating_duration_since(*since) >= policy.idle;
+        let dropped: Vec<_> = {
+            let mut stock = self.stock.lock();
+            let count = stock.idle.iter().take_while(|(_, since)| old(since)).count();
+            let count = count.min(stock.spare(policy.warm));
+            stock.idle.drain(..count).collect()
+        };
+        // Giving memory back takes a while: not under the lock.
+        drop(dropped);
     }
 
-    fn reclaim(&self) -> bool {
-        !std::mem::take(&mut *self.idle.lock()).is_empty()
+    fn reclaim(&self, ready_too: bool) -> usize {
+        let dropped: Vec<_> = {
+            let mut stock = self.stock.lock();
+            let count = stock.spare(if ready_too { 0 } else { self.function.spec.instances.warm });
+            stock.idle.drain(..count).collect()
+        };
+        dropped.len()
+    }
+
+    fn make_ready(self: Arc<Self>) -> BoxFuture<'static, ()> {
+        Box::pin(async move {
+            while self.instances() < self.function.spec.instances.warm as usize {
+                let mut lease = self.lease(None, |_| None);
+                match self.function.make().await {
+                    Ok(instance) => lease.instance = Some(instance),
+                    Err(error) => return self.function.not_ready(&error),
+                }
+                lease.give_back();
+            }
+        })
     }
 }
 
 /// An instance that belongs to one call, with the call's places. Dropping it ends the instance.
 pub(crate) struct Lease<I: Pooled> {
-    // Dropped in this order: the slot of an instance is free before another call may want one.
-    instance: I,
-    leased: Leased<I>,
-    _admitted: Admitted,
+    /// None only while it is being made, and once it has been given back.
+    instance: Option<I>,
+    pool: Arc<InstancePool<I>>,
+    returned: bool,
+    /// None for an instance that is made before anybody calls.
+    _admitted: Option<Admitted>,
 }
 
 impl<I: Pooled> Lease<I> {
     /// The call ended well: the instance may serve another, unless it has had its share of calls.
-    pub(crate) fn give_back(self) {
-        let Self { instance, leased, _admitted } = self;
-        let pool = &leased.0;
-        if instance.calls() < pool.function.spec.instances.reuse.get() {
-            pool.idle.lock().push((instance, Instant::now()));
+    pub(crate) fn give_back(mut self) {
+        let reuse = self.pool.function.spec.instances.reuse.get();
+        if let Some(instance) = self.instance.take_if(|instance| instance.calls() < reuse) {
+            // Together, so that it is counted once at every moment.
+            let mut stock = self.pool.stock.lock();
+            stock.idle.push((instance, Instant::now()));
+            stock.leased -= 1;
+            self.returned = true;
         }
     }
 }
@@ -116,28 +177,24 @@ impl<I: Pooled> Deref for Lease<I> {
     type Target = I;
 
     fn deref(&self) -> &I {
-        &self.instance
+        self.instance.as_ref().expect("a lease that was handed out has its instance")
     }
 }
 
 impl<I: Pooled> DerefMut for Lease<I> {
     fn deref_mut(&mut self) -> &mut I {
-        &mut self.instance
+        self.instance.as_mut().expect("a lease that was handed out has its instance")
     }
 }
 
-/// Counts one instance that is being made or used.
-struct Leased<I>(Arc<InstancePool<I>>);
-
-impl<I> Leased<I> {
-    fn new(pool: Arc<InstancePool<I>>) -> Self {
-        pool.leased.fetch_add(1, Ordering::Relaxed);
-        Self(pool)
-    }
-}
-
-impl<I> Drop for Leased<I> {
+impl<I: Pooled> Drop for Lease<I> {
     fn drop(&mut self) {
-        self.0.leased.fetch_sub(1, Ordering::Relaxed);
+        if self.returned {
+            return;
+        }
+        // First the instance, so that its slot is free before another call may want one.
+        drop(self.instance.take());
+        self.pool.stock.lock().leased -= 1;
+        self.pool.function.ended_one();
     }
 }

@@ -30,6 +30,8 @@ pub struct FunctionStatus {
     pub module: Digest,
     /// How much of it is there.
     pub state: FunctionState,
+    /// How often its module was loaded, for whichever function.
+    pub loads: u64,
     /// Instances it has, in use or idle.
     pub instances: usize,
     /// Instances that were made for it.
@@ -53,10 +55,10 @@ impl FunctionStatus {
         let function = pool.function();
         let count = |count: &AtomicU64| count.load(Ordering::Relaxed);
         let instances = pool.instances();
-        let state = match (instances, function.module.is_loaded()) {
-            (0, false) => FunctionState::Cold,
-            (0, true) => FunctionState::Loaded,
-            _ => FunctionState::Warm,
+        let state = match (function.module.is_loaded(), instances) {
+            (false, _) => FunctionState::Cold,
+            (true, 0) => FunctionState::Loaded,
+            (true, _) => FunctionState::Warm,
         };
         Self {
             app: function.spec.app.clone(),
@@ -64,6 +66,7 @@ impl FunctionStatus {
             module: function.module.digest(),
             state,
             instances,
+            loads: function.module.loads(),
             inits: count(&function.inits),
             init_micros: count(&function.init_nanos) / 1000,
             calls: count(&function.calls),

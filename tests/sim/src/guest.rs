@@ -10,7 +10,7 @@ use ebb_domain::model::{ColumnType, ModelSchema, Value};
 use ebb_domain::name::{ColumnName, ModelName};
 use ebb_domain::port::Future;
 use ebb_domain::port::guest::{
-    Aggregate, CallError, CommandModule, DecidedEvent, Decision, GuestCommand, PastEvent,
+    Aggregate, CallError, CommandModule, DecidedEvent, Decision, GuestCommand, Lack, PastEvent,
 };
 use ebb_domain::port::models::Rows;
 use ebb_domain::stream::StreamId;
@@ -67,7 +67,10 @@ impl CommandModule for Counters {
         Box::pin(async move {
             dawdle(&self.0).await;
             if self.0.chance(1) {
-                return Err(CallError::Overloaded { retry_after: Duration::from_secs(1) });
+                return Err(CallError::Overloaded {
+                    lack: Lack::Slots(1),
+                    retry_after: Duration::from_secs(1),
+                });
             }
             let state = snapshot.map_or(Ok((0, 0)), |bytes| serde_json::from_slice(&bytes));
             let (folded, chain) = state.map_err(|error| CallError::BadSnapshot(error.to_string()))?;
@@ -173,7 +176,7 @@ pub(crate) fn projection(
         if shaky.load(Ordering::SeqCst) && dice.chance(2) {
             return Err(Fault::Ends(match dice.roll(0..3) {
                 0 => CallError::Trapped("for no reason".into()),
-                1 => CallError::Overloaded { retry_after: Duration::from_millis(5) },
+                1 => CallError::Overloaded { lack: Lack::Slots(1), retry_after: Duration::from_millis(5) },
                 _ => CallError::InstanceLost,
             }));
         }

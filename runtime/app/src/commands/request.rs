@@ -258,7 +258,7 @@ impl CommandErrorKind {
     #[must_use]
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
-            Self::Throttled { retry_after } | Self::Module(CallError::Overloaded { retry_after }) => {
+            Self::Throttled { retry_after } | Self::Module(CallError::Overloaded { retry_after, .. }) => {
                 Some(*retry_after)
             }
             Self::Unavailable(_) | Self::OutcomeUnknown(_) | Self::ShuttingDown | Self::KeyInFlight => {

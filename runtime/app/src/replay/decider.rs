@@ -28,7 +28,7 @@ macro_rules! when_admitted {
         let since = tokio::time::Instant::now();
         loop {
             match $call.await {
-                Err(CallError::Overloaded { retry_after }) if since.elapsed() < PATIENCE => {
+                Err(CallError::Overloaded { retry_after, .. }) if since.elapsed() < PATIENCE => {
                     tokio::time::sleep(retry_after.min(Duration::from_millis(100))).await;
                 }
                 result => break result,

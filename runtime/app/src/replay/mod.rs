@@ -207,7 +207,7 @@ impl Subject {
         let own = function.spec.instances;
         // How many aggregates share an instance, and for how long, stays as it is in service: both bound its memory.
         let shared = module("shared", InstancePolicy { max: NonZeroU32::MIN, ..own })?;
-        let alone = InstancePolicy { reuse: NonZeroU32::MIN, aggregates: NonZeroU32::MIN, ..own };
+        let alone = InstancePolicy { reuse: NonZeroU32::MIN, aggregates: NonZeroU32::MIN, warm: 0, ..own };
         let fresh = module("fresh", alone)?;
         Ok(Self { function, shared, fresh })
     }

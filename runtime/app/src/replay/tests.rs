@@ -8,7 +8,7 @@ use ebb_domain::event::{JSON, NewEvent};
 use ebb_domain::manifest::Manifest;
 use ebb_domain::name::EventType;
 use ebb_domain::port::Future;
-use ebb_domain::port::guest::{Aggregate, DecidedEvent, Decision, GuestCommand, PastEvent};
+use ebb_domain::port::guest::{Aggregate, DecidedEvent, Decision, GuestCommand, Lack, PastEvent};
 use serde_json::{Value, json};
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -49,7 +49,10 @@ impl CommandModule for Counters {
         Box::pin(async move {
             if self.overloaded.load(Ordering::Relaxed) > 0 {
                 self.overloaded.fetch_sub(1, Ordering::Relaxed);
-                return Err(CallError::Overloaded { retry_after: Duration::from_millis(1) });
+                return Err(CallError::Overloaded {
+                    lack: Lack::Slots(1),
+                    retry_after: Duration::from_millis(1),
+                });
             }
             let shared = if self.is_fresh { Arc::default() } else { self.shared.clone() };
             Ok(Box::new(Counter { count: 0, rule: self.rule, shared }) as Box<dyn Aggregate>)

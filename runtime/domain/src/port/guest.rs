@@ -116,9 +116,11 @@ pub enum CallError {
     /// A program's answer is not the document that was asked for.
     #[error("{0}")]
     BadAnswer(String),
-    /// No instance came free in time, or the queue was full.
-    #[error("too many calls at once")]
+    /// There is not enough of something now, and may be later.
+    #[error("too many calls at once: {lack}")]
     Overloaded {
+        /// What there is not enough of.
+        lack: Lack,
         /// When to try again.
         retry_after: Duration,
     },
@@ -132,6 +134,29 @@ pub enum CallError {
     /// Something on our side: an artefact that can't be read, say.
     #[error("the module could not be run: {0}")]
     Failed(String),
+}
+
+/// What a call that came too many found used up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum Lack {
+    /// The queue before the function is full.
+    #[error("{0} calls of the function wait for their turn already")]
+    Queue(u32),
+    /// The function has as many instances as it may, and all are in use.
+    #[error("all {0} instances of the function are in use; `instances.max` in the manifest allows more")]
+    Instances(u32),
+    /// A program has as many aggregates as its instances could hold.
+    #[error("all {0} places of the function for aggregates are taken")]
+    Aggregates(u32),
+    /// A program's aggregates hold as much memory as its instances could.
+    #[error("the function's aggregates hold all of the {0} bytes that they may together")]
+    Held(u64),
+    /// All slots of the node for instances are in use.
+    #[error("all {0} slots of the node for instances are in use")]
+    Slots(u32),
+    /// What instances and loaded modules of the node may take together.
+    #[error("the node's memory for functions is used up; `functions.memory` in its settings is {0} bytes")]
+    Memory(u64),
 }
 
 /// One deployed function, as the engine needs to know it.

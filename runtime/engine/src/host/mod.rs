@@ -5,14 +5,16 @@ pub(crate) mod stdio;
 pub(crate) mod wasi;
 
 use crate::bindings::{Column, GuestLevel};
+use crate::budget::Charge;
+use crate::function::Function;
 use crate::meter::Meter;
+use crate::turns;
 use bytes::Bytes;
-use ebb_domain::limits::Limits;
 use ebb_domain::port::guest::{CallError, SharedRows};
 use ebb_domain::port::models::{ModelError, Rows};
 use ebb_domain::text::Text;
 use ebb_domain::time::Timestamp;
-use output::{Output, Source};
+use output::Output;
 use std::sync::Arc;
 use stdio::{Answer, Stdio};
 use wasi::Random;
@@ -43,27 +45,29 @@ pub(crate) struct State {
 
 /// All linear memories and tables together.
 struct Memory {
-    used: usize,
-    limit: usize,
+    /// Of the node's memory.
+    taken: Charge,
+    limit: u64,
 }
 
 /// A store for one instance, with its limits in force.
-pub(crate) fn store(engine: &Engine, limits: &Limits, source: &Arc<Source>) -> Store<State> {
+pub(crate) fn store(function: &Function) -> Store<State> {
+    let limits = &function.spec.limits;
     let mut table = ResourceTable::new();
     table.set_max_capacity(RESOURCES);
     let state = State {
         table,
         files: WasiFilesystemCtx::default(),
-        output: Output::new(source.clone()),
+        output: Output::new(function.source.clone()),
         random: Random::new(),
         stdio: None,
         time: Timestamp(0),
         rows: None,
-        memory: Memory { used: 0, limit: usize::try_from(limits.memory_bytes).unwrap_or(usize::MAX) },
+        memory: Memory { taken: Charge::new(function.node.budget.clone()), limit: limits.memory_bytes },
         meter: Arc::default(),
     };
     let cpu = limits.cpu;
-    let mut store = Store::new(engine, state);
+    let mut store = Store::new(function.node.modules.engine(), state);
     store.limiter(|state| &mut state.memory);
     store.set_hostcall_fuel(ebb_domain::limits::cap::GUEST_OUTPUT_BYTES);
     store.set_max_component_handles(RESOURCES);
@@ -71,7 +75,11 @@ pub(crate) fn store(engine: &Engine, limits: &Limits, source: &Arc<Source>) -> S
         if context.data().meter.spent() >= cpu {
             return Err(CallError::OutOfCpu { limit: cpu }.into());
         }
-        Ok(UpdateDeadline::Yield(1))
+        Ok(match context.data().meter.pause() {
+            true => UpdateDeadline::YieldCustom(1, Box::pin(turns::pause())),
+            // In nobody's turn, and so woken by nobody else.
+            false => UpdateDeadline::Yield(1),
+        })
     });
     store.set_epoch_deadline(1);
     store
@@ -160,12 +168,12 @@ impl State {
 
 impl Memory {
     fn grow(&mut self, current: usize, desired: usize) -> Result<bool> {
-        let used = self.used.saturating_add(desired.saturating_sub(current));
-        if used > self.limit {
+        let more = desired.saturating_sub(current) as u64;
+        if self.taken.bytes().saturating_add(more) > self.limit {
             // An error and not a "no": a guest that is told "no" aborts with a message that hides the reason.
-            return Err(CallError::OutOfMemory { limit_bytes: self.limit as u64 }.into());
+            return Err(CallError::OutOfMemory { limit_bytes: self.limit }.into());
         }
-        self.used = used;
+        self.taken.grow(more)?;
         Ok(true)
     }
 }

@@ -13,7 +13,7 @@ use ebb_domain::limits::{InstancePolicy, Limits};
 use ebb_domain::manifest::{Batch, LaneBy, ProjectionSpec, Retry, Source};
 use ebb_domain::model::{ColumnType, ModelSchema, Value};
 use ebb_domain::name::{AppName, ColumnName, ModelName, ProjectionName};
-use ebb_domain::port::guest::CallError;
+use ebb_domain::port::guest::{CallError, Lack};
 use ebb_domain::port::models::Rows;
 use ebb_domain::text::Text;
 use serde_json::json;
@@ -213,9 +213,10 @@ fn bank_module(broken: Arc<AtomicBool>) -> Arc<ScriptedProjection> {
             "Trap" if broken => {
                 Err(Fault::Ends(CallError::Trapped(format!("unreachable at {}", event.position))))
             }
-            "Crowded" if broken => {
-                Err(Fault::Ends(CallError::Overloaded { retry_after: Duration::from_secs(1) }))
-            }
+            "Crowded" if broken => Err(Fault::Ends(CallError::Overloaded {
+                lack: Lack::Slots(1),
+                retry_after: Duration::from_secs(1),
+            })),
             "Panics" if broken => panic!("a bug in the engine"),
             _ => apply(event, rows),
         }

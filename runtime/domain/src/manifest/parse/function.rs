@@ -53,11 +53,15 @@ impl<'a> Walk<'a> {
         let idle =
             section.get("idle").and_then(|f| self.reader.duration(&f, Duration::from_millis(1)..=24 * HOUR));
         let aggregates = section.get("aggregates").and_then(|f| self.reader.count(&f, 65_536));
+        // More than there may be could never be ready.
+        let most = max.unwrap_or(default.max).get();
+        let warm = section.get("warm").and_then(|f| self.reader.number(&f, 0..=most));
         InstancePolicy {
             reuse: reuse.unwrap_or(default.reuse),
             max: max.unwrap_or(default.max),
             idle: idle.unwrap_or(default.idle),
             aggregates: aggregates.unwrap_or(default.aggregates),
+            warm: warm.unwrap_or(default.warm),
         }
     }
 

@@ -36,7 +36,7 @@ pub(in crate::manifest) const BATCH: &[&str] = &["max-events", "max-wait"];
 pub(in crate::manifest) const LANE_BY: &[&str] = &["field"];
 pub(in crate::manifest) const RETRY: &[&str] = &["attempts", "backoff", "max-backoff"];
 pub(in crate::manifest) const LIMITS: &[&str] = &["memory", "cpu", "wall", "concurrency"];
-pub(in crate::manifest) const INSTANCES: &[&str] = &["reuse", "max", "idle", "aggregates"];
+pub(in crate::manifest) const INSTANCES: &[&str] = &["reuse", "max", "idle", "aggregates", "warm"];
 pub(in crate::manifest) const FUNCTION: &[&str] =
     &["module", "trigger", "allow", "capabilities", "limits", "instances"];
 pub(in crate::manifest) const TRIGGER: &[&str] = &["http"];

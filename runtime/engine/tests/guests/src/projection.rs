@@ -15,6 +15,8 @@ impl Guest for Module {
                 "Fail" => return Err(Failure { index: index as u32, message: "asked to".into() }),
                 "FailFar" => return Err(Failure { index: u32::MAX, message: "asked to".into() }),
                 "Trap" => panic!("asked to"),
+                // A megabyte of memory, all of it touched, and kept.
+                "Touch" => std::mem::forget(std::hint::black_box(vec![1_u8; 1 << 20])),
                 "Unknown" => rows::delete("nothing", "key"),
                 "Put" => {
                     let seen = rows::get("counts", &event.stream).map_or(0, |columns| columns.len() as i64);

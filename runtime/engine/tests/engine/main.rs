@@ -1,6 +1,9 @@
 //! The engine against guests that misbehave in every way we know, and against one that does not.
 
+mod fairness;
+#[path = "../guests/mod.rs"]
 mod guests;
+mod states;
 
 use bytes::Bytes;
 use ebb_domain::commit::{CommandId, CommitHeader, CommitNumber};

@@ -1,0 +1,88 @@
+//! Gives memory back that slots keep for their next instance.
+//!
+//! A slot of the pool keeps some of its pages when its instance ends (decision 0041 says what that is good for), and
+//! wasmtime 48 has no call that makes it let go: after a thousand instances at once, a thousand slots hold on to theirs
+//! for ever. So a sweep takes the unused slots itself, for instances of a module that has a memory and nothing else,
+//! and returns the pages of each to the system while the slot is its own.
+//!
+//! From version 50 on wasmtime can do this itself (`Engine::release_idle_pool_memory`), and this file can go.
+
+use rustix::mm::{Advice, madvise};
+use wasmtime::{Engine, Instance, Module, Store};
+
+/// What unused slots may keep before it is worth a sweep.
+const WORTH_IT: usize = 8 << 20;
+
+/// `(module (memory (export "m") 0))`
+const BROOM: &[u8] = b"\0asm\x01\0\0\0\x05\x03\x01\0\0\x07\x05\x01\x01m\x02\0";
+
+/// Whether unused slots keep much.
+pub(crate) fn is_due(engine: &Engine) -> bool {
+    let metrics = engine.pooling_allocator_metrics();
+    metrics.is_some_and(|metrics| metrics.unused_memory_bytes_resident() > WORTH_IT)
+}
+
+/// Makes unused slots give their pages back, but for the few that stay warm. Takes milliseconds, and the slots for as
+/// long.
+pub(crate) fn sweep(engine: &Engine) {
+    // Slots are divided among as many lists as there are processors, sixteen at most, and a thread takes from a list
+    // of its own: new threads from each in turn.
+    let lists = std::thread::available_parallelism().map_or(1, usize::from).min(16);
+    for _ in 0..lists {
+        let swept = std::thread::scope(|scope| {
+            let sweeper = std::thread::Builder::new().name("ebb-sweep".into());
+            let sweeper = sweeper.spawn_scoped(scope, || sweep_list(engine));
+            sweeper.map(|sweeper| sweeper.join())
+        });
+        match swept {
+            Ok(Ok(Ok(slots))) => tracing::debug!(slots, "swept"),
+            Ok(Ok(Err(error))) => tracing::warn!(%error, "memory of unused slots can't be given back"),
+            Ok(Err(_)) => tracing::warn!("memory of unused slots can't be given back: a panic"),
+            Err(error) => tracing::warn!(%error, "memory of unused slots can't be given back"),
+        }
+    }
+}
+
+/// Sweeps the unused slots of this thread's list; how many.
+fn sweep_list(engine: &Engine) -> wasmtime::Result<usize> {
+    let Some(metrics) = engine.pooling_allocator_metrics() else { return Ok(0) };
+    // A new module each time: slots remember whose they were, and would be the first to be taken again.
+    let broom = Module::new(engine, BROOM)?;
+    // Kept until the end, so that each is another slot.
+    let mut stores = Vec::new();
+    loop {
+        let unused = metrics.unused_warm_memories();
+        let mut store = Store::new(engine, ());
+        let Ok(instance) = Instance::new(&mut store, &broom, &[]) else { break };
+        if metrics.unused_warm_memories() >= unused {
+            // A slot that was never used: those that are left stay warm.
+            break;
+        }
+        let Some(memory) = instance.get_memory(&mut store, "m") else { break };
+        let_go(memory.data_ptr(&store))?;
+        stores.push(store);
+    }
+    Ok(stores.len())
+}
+
+/// Returns a slot's pages to the system.
+#[expect(unsafe_code, reason = "wasmtime 48 has no call for it")]
+fn let_go(slot: *mut u8) -> rustix::io::Result<()> {
+    let length = ebb_domain::limits::cap::MEMORY_BYTES as usize;
+    // SAFETY: a slot reserves `MEMORY_RESERVATION` of address space, which is more than `length`, all of it private
+    // and anonymous since the instance in it has no image. That instance is ours, its memory has a size of zero and
+    // nobody reads or writes it. Pages that are given back are zero when they are next touched, and so they are when
+    // they are not: every slot is all zeroes at this point.
+    unsafe { madvise(slot.cast(), length, Advice::LinuxDontNeed) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_broom_is_a_module_with_a_memory_and_nothing_else() {
+        let text = wat::parse_str(r#"(module (memory (export "m") 0))"#).unwrap();
+        assert_eq!(text, BROOM);
+    }
+}
