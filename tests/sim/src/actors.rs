@@ -125,9 +125,10 @@ impl Node {
         if let Err(error) = &answer {
             world.count(kind(&error.kind));
         }
+        let premise = premise(&answer);
         let told = told(answer);
         world.trace((&intent.token, std::mem::discriminant(&told)));
-        world.told(attempt, &told);
+        world.told(attempt, &told, premise);
         let mut client = world.clients[number].lock();
         if let Told::Accepted { revision: Some(revision), .. } = &told {
             client.revisions.insert(intent.stream, *revision);
@@ -334,6 +335,19 @@ fn told(answer: Result<CommandReply, CommandError>) -> Told {
             CommandErrorKind::OutcomeUnknown(_) | CommandErrorKind::Internal(_) => Told::Unknown,
             _ => Told::NothingDone,
         },
+    }
+}
+
+/// How many events of its stream an answer says that there were.
+fn premise(answer: &Result<CommandReply, CommandError>) -> Option<u64> {
+    let length = |revision: Option<Revision>| revision.map_or(0, |revision| revision.0 + 1);
+    match answer {
+        Ok(reply) => reply.events.is_empty().then(|| length(reply.revision)),
+        Err(CommandError { kind: CommandErrorKind::Conflict { actual }, .. }) => Some(length(*actual)),
+        Err(CommandError { kind: CommandErrorKind::Refused(refusal), .. }) => {
+            refusal.details.as_ref().and_then(|details| serde_json::from_slice(details).ok())
+        }
+        Err(_) => None,
     }
 }
 

@@ -116,7 +116,8 @@ impl Aggregate for Counter {
             };
             let refuse = |code: &str| {
                 let message = format!("after {} events", self.folded).as_str().into();
-                Ok(Decision::Refused(Refusal { code: code.into(), message, details: None }))
+                let details = Some(self.folded.to_string().into());
+                Ok(Decision::Refused(Refusal { code: code.into(), message, details }))
             };
             match &*command.name {
                 "pair" => events(2),

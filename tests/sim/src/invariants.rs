@@ -32,6 +32,9 @@ pub struct Try {
     pub if_revision: Option<Option<u64>>,
     /// What the caller was told.
     pub told: Told,
+    /// How many events its stream had, by what the caller was told: of a refusal, a conflict, a command that led to
+    /// nothing. They were what it was decided on, so they must stay.
+    pub premise: Option<u64>,
 }
 
 /// What a caller was told.
@@ -129,6 +132,7 @@ pub fn check(history: &History) -> Vec<Violation> {
     let mut wrong = Vec::new();
     the_log_is_dense(&history.events, &mut wrong);
     nothing_acknowledged_is_lost(history, &mut wrong);
+    what_answers_stand_on_is_there(history, &mut wrong);
     no_key_is_decided_twice(history, &mut wrong);
     conditions_were_kept(history, &mut wrong);
     readers_saw_the_log_once_each(history, &mut wrong);
@@ -217,6 +221,21 @@ fn nothing_acknowledged_is_lost(history: &History, wrong: &mut Vec<Violation>) {
             let (token, position) = (&event.token, event.position);
             wrong.push(format!(
                 "position {position} is of `{token}`, whose every try was told that nothing was done"
+            ));
+        }
+    }
+}
+
+fn what_answers_stand_on_is_there(history: &History, wrong: &mut Vec<Violation>) {
+    let mut lengths = BTreeMap::<&str, u64>::new();
+    for event in &history.events {
+        *lengths.entry(&event.stream).or_default() += 1;
+    }
+    for Try { token, stream, told, premise, .. } in &history.tries {
+        let length = lengths.get(stream.as_str()).copied().unwrap_or_default();
+        if premise.is_some_and(|premise| premise > length) {
+            wrong.push(format!(
+                "`{token}` was told {told:?} on {premise:?} events of {stream}, which has {length}"
             ));
         }
     }
@@ -353,6 +372,7 @@ mod tests {
                 events: vec![(format!("e{position}"), position)],
                 revision: Some(revision),
             },
+            premise: None,
         }
     }
 
@@ -382,7 +402,10 @@ mod tests {
     #[test]
     fn every_broken_promise_is_seen() {
         type Break = fn(&mut History);
-        let breaks: [(&str, Break); 15] = [
+        let breaks: [(&str, Break); 16] = [
+            ("what a conflict was told of is gone", |h| {
+                h.tries.push(Try { told: Told::Conflict, premise: Some(9), ..h.tries[0].clone() });
+            }),
             ("a decision was made on old state", |h| h.events[2].decided_on = Some(0)),
             ("an acknowledged event is gone", |h| drop(h.events.pop())),
             ("a position is missing", |h| drop(h.events.remove(1))),

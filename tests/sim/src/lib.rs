@@ -6,8 +6,9 @@
 //! virtual. A node lives until its power goes, in the middle of any call of the disk, or until it is told to end; the
 //! next one finds what was durable. At the end everything is checked against the [`invariants`].
 //!
-//! [`run`] of the same seed does the same things, but for one choice that is tokio's: in which order those wake up who
-//! wait for the same `watch`. So a seed that broke a promise may take some runs to break it again.
+//! [`run`] of the same seed does the same things; but for one choice that is tokio's, unless it is built as `scripts/simulate`
+//! does: in which order those wake up who wait for the same `watch`. So without that a seed that broke a promise may take
+//! some runs to break it again.
 
 mod actors;
 mod dice;

@@ -109,11 +109,12 @@ impl World {
             key: intent.key.clone(),
             if_revision: intent.if_revision,
             told: Told::Unknown,
+            premise: None,
         });
         tries.len() - 1
     }
 
-    pub(crate) fn told(&self, attempt: usize, told: &Told) {
+    pub(crate) fn told(&self, attempt: usize, told: &Told, premise: Option<u64>) {
         self.count(match told {
             Told::Accepted { .. } => "answers: accepted",
             Told::Refused { .. } => "answers: refused",
@@ -122,7 +123,8 @@ impl World {
             Told::NothingDone => "answers: nothing done",
             Told::Unknown => "answers: outcome unknown",
         });
-        self.tries.lock()[attempt].told = told.clone();
+        let attempt = &mut self.tries.lock()[attempt];
+        (attempt.told, attempt.premise) = (told.clone(), premise);
     }
 
     pub(crate) fn seen(&self, reader: usize, position: Position, id: String) {

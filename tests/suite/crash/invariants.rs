@@ -126,6 +126,7 @@ fn attempt(ask: &Ask, told: Told) -> Try {
         key: Some(ask.key.clone()),
         if_revision: ask.if_match.map(Some),
         told,
+        premise: None,
     }
 }
 
