@@ -83,12 +83,12 @@ impl Node {
         client.commands += 1;
         let token = format!("{number}.{}", client.commands);
         let stream = if dice.chance(40) { 0 } else { dice.roll(0..self.world.streams) };
-        let command = match dice.roll(0..20) {
-            0 => "refuse",
-            1 => "least",
-            2 => "nothing",
-            3 => "trap",
-            4..=6 => "pair",
+        let command = match dice.roll(0..24) {
+            0..=3 => "refuse",
+            4 => "least",
+            5..=6 => "nothing",
+            7 => "trap",
+            8..=10 => "pair",
             _ => "put",
         };
         let revision = || match dice.roll(0..3) {
