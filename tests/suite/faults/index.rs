@@ -11,7 +11,10 @@ const NOTES: u64 = 12;
 const WRITES: u64 = 8;
 
 /// What is done to the folder `index` while the node is down.
-fn damages() -> Vec<(&'static str, fn(&Path, &mut Dice))> {
+/// Does something to the index's folder.
+type Damage = fn(&Path, &mut Dice);
+
+fn damages() -> Vec<(&'static str, Damage)> {
     vec![
         ("gone", |index, _| remove_folder(index)),
         ("a file in its place", |index, _| {
