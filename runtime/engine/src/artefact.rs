@@ -14,10 +14,28 @@ use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use wasmtime::Engine;
 use wasmtime::component::Component;
+use wasmtime::{Engine, Module, Precompiled};
 
 const MAC_BYTES: usize = 32;
+
+/// Machine code in memory.
+pub(crate) enum Artefact {
+    Component(Component),
+    /// A core module with a `_start`.
+    Program(Module),
+}
+
+impl Artefact {
+    /// What it takes of memory.
+    pub(crate) fn image_bytes(&self) -> u64 {
+        let image = match self {
+            Self::Component(component) => component.image_range(),
+            Self::Program(module) => module.image_range(),
+        };
+        (image.end.addr() - image.start.addr()) as u64
+    }
+}
 
 /// The folder of artefacts that this engine can load.
 pub(crate) struct Artefacts {
@@ -92,7 +110,7 @@ impl Artefacts {
     }
 
     /// The artefact with its MAC checked, in memory for running; none if there is none that can be trusted.
-    pub(crate) fn load(&self, engine: &Engine, digest: &Digest, kind: ModuleKind) -> Option<Component> {
+    pub(crate) fn load(&self, engine: &Engine, digest: &Digest, kind: ModuleKind) -> Option<Artefact> {
         let path = self.path(digest, kind);
         let mut bytes = Vec::new();
         File::open(&path).and_then(|mut file| file.read_to_end(&mut bytes)).ok()?;
@@ -106,7 +124,7 @@ impl Artefacts {
         }
         bytes.truncate(bytes.len() - MAC_BYTES);
         match deserialize(engine, &bytes) {
-            Ok(component) => Some(component),
+            Ok(code) => Some(code),
             Err(error) => {
                 tracing::warn!(artefact = %path.display(), error = %format!("{error:#}"), "the artefact can't be loaded");
                 None
@@ -118,8 +136,15 @@ impl Artefacts {
 /// Machine code, ready to run. It is copied into memory of its own and not mapped from the file, so that nobody can
 /// change it after its MAC was checked.
 #[expect(unsafe_code, reason = "code can't be loaded without trusting it; the MAC is why it can be trusted")]
-fn deserialize(engine: &Engine, code: &[u8]) -> wasmtime::Result<Component> {
+fn deserialize(engine: &Engine, code: &[u8]) -> wasmtime::Result<Artefact> {
+    let is_module = Engine::detect_precompiled(code) == Some(Precompiled::Module);
     // SAFETY: `load` has checked the MAC of these very bytes under a key that only this node has, and `save` makes
-    // one only for what `Engine::precompile_component` returned for this fingerprint.
-    unsafe { Component::deserialize(engine, code) }
+    // one only for what `Engine::precompile_component` or `Engine::precompile_module` returned for this fingerprint.
+    unsafe {
+        if is_module {
+            Module::deserialize(engine, code).map(Artefact::Program)
+        } else {
+            Component::deserialize(engine, code).map(Artefact::Component)
+        }
+    }
 }

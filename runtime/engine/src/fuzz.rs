@@ -1,6 +1,6 @@
 //! What is asked of a module before it is compiled, for fuzzers.
 
-use crate::world::{self, KindExt as _};
+use crate::world::{self, Admitted, KindExt as _};
 use ebb_domain::port::guest::ModuleKind;
 use wit_component::{ComponentEncoder, StringEncoding, dummy_module, embed_component_metadata};
 use wit_parser::{ManglingAndAbi, Resolve};
@@ -9,7 +9,8 @@ use wit_parser::{ManglingAndAbi, Resolve};
 pub fn admit(wasm: &[u8]) {
     for kind in [ModuleKind::Command, ModuleKind::Projection] {
         match world::admit(wasm, kind) {
-            Ok(component) => {
+            Ok(Admitted::Program(module)) => assert!(wasmparser::Parser::is_core_wasm(module)),
+            Ok(Admitted::Component(component)) => {
                 assert!(wasmparser::Parser::is_component(&component));
                 // What was lifted is a component like any other.
                 assert!(world::admit(&component, kind).is_ok(), "admitted once, admitted again");

@@ -5,7 +5,7 @@ use crate::function::{Function, overloaded};
 use crate::host::stdio::Exited;
 use crate::host::{self, State};
 use crate::meter::Metered;
-use crate::module::{ExportIndices, Loaded};
+use crate::module::{ExportIndices, Form, Loaded};
 use crate::pool::Pooled;
 use bytes::Bytes;
 use ebb_domain::limits::cap;
@@ -15,7 +15,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use wasmtime::component::{Func, ResourceAny};
-use wasmtime::{PoolConcurrencyLimitError, Store, Trap};
+use wasmtime::{Func as CoreFunc, PoolConcurrencyLimitError, Store, Trap};
 
 /// An instance that can be called.
 pub(crate) struct Live {
@@ -45,9 +45,26 @@ enum Exports {
     Program {
         run: Func,
     },
+    /// `_start` of a core module.
+    Start(CoreFunc),
 }
 
 impl Exports {
+    /// Makes an instance; gives what can be called of it.
+    async fn of(store: &mut Store<State>, loaded: &Loaded) -> wasmtime::Result<Self> {
+        let exports = match &loaded.form {
+            Form::Component { pre, exports } => {
+                let instance = pre.instantiate_async(&mut *store).await?;
+                Self::look_up(store, &instance, exports)
+            }
+            Form::Program(pre) => {
+                let instance = pre.instantiate_async(&mut *store).await?;
+                instance.get_func(store, "_start").map(Self::Start)
+            }
+        };
+        exports.ok_or_else(|| CallError::Failed("an export is missing".into()).into())
+    }
+
     fn look_up(
         store: &mut Store<State>,
         instance: &wasmtime::component::Instance,
@@ -97,11 +114,10 @@ impl Live {
         let store = host::store(function);
         let mut live = Self { store, exports: Exports::None, _loaded: loaded.clone(), calls: 0 };
         live.begin(Timestamp(0), None);
-        let instance = live.metered(function, async |store| loaded.pre.instantiate_async(store).await).await;
-        match instance {
-            Ok(instance) => {
-                live.exports = Exports::look_up(&mut live.store, &instance, &loaded.exports)
-                    .ok_or_else(|| CallError::Failed("an export is missing".into()))?;
+        let exports = live.metered(function, async |store| Exports::of(store, loaded).await).await;
+        match exports {
+            Ok(exports) => {
+                live.exports = exports;
                 Ok(live)
             }
             Err(error) if error.is::<PoolConcurrencyLimitError>() => Err(error),
@@ -266,10 +282,19 @@ impl Live {
         let answer = self.store.data_mut().connect(input);
         let exited_well = self
             .call(function, time, None, async |store, exports| {
-                let Exports::Program { run } = exports else { return Err(wrong_kind()) };
-                let run = run.typed::<(), (Result<(), ()>,)>(&store)?;
-                match run.call_async(store, ()).await {
-                    Ok((returned,)) => Ok(returned.is_ok()),
+                let returned = match exports {
+                    Exports::Program { run } => {
+                        let run = run.typed::<(), (Result<(), ()>,)>(&store)?;
+                        run.call_async(store, ()).await.map(|(returned,)| returned.is_ok())
+                    }
+                    Exports::Start(start) => {
+                        let start = start.typed::<(), ()>(&store)?;
+                        start.call_async(store, ()).await.map(|()| true)
+                    }
+                    _ => return Err(wrong_kind()),
+                };
+                match returned {
+                    Ok(well) => Ok(well),
                     Err(error) => match error.downcast_ref::<Exited>() {
                         Some(Exited(well)) => Ok(*well),
                         None => Err(error),
@@ -280,8 +305,7 @@ impl Live {
         if exited_well {
             return Ok(answer.take());
         }
-        let words = self.store.data().panic_message().or_else(|| self.store.data().last_words());
-        Err(CallError::Trapped(match words {
+        Err(CallError::Trapped(match self.store.data().panic_message() {
             Some(words) => format!("the program failed, and said at last: {words}"),
             None => "the program failed, and said nothing on stderr".into(),
         }))
@@ -305,12 +329,6 @@ pub(crate) fn explain(error: &wasmtime::Error, panic: Option<String>) -> CallErr
     if reason.contains("fuel allocated for hostcalls") {
         return CallError::OutputTooLarge(format!("more than {} bytes in one call", cap::GUEST_OUTPUT_BYTES));
     }
-    // wasmtime's words for what `define_unknown_imports_as_traps` defines.
-    let called = |reason: &str| {
-        let import = reason.strip_prefix("unknown import: `")?.split('`').next()?.to_owned();
-        Some(format!("it called `{import}`, which it is not granted"))
-    };
-    let reason = called(&reason).unwrap_or(reason);
     CallError::Trapped(match panic {
         Some(panic) => format!("{panic} ({reason})"),
         None => reason,

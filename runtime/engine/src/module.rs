@@ -1,10 +1,10 @@
 //! Modules: compiled at deploy in a bounded worker, loaded from their artefact when a function is first called.
 
 use crate::Fetch;
-use crate::artefact::Artefacts;
+use crate::artefact::{Artefact, Artefacts};
 use crate::budget::{Budget, Charge};
 use crate::host::{self, State};
-use crate::world::{self, KindExt};
+use crate::world::{self, Admitted, KindExt};
 use bytes::Bytes;
 use ebb_domain::digest::Digest;
 use ebb_domain::port::guest::{CallError, CompileError, ModuleKind};
@@ -19,8 +19,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 use tokio::sync::Semaphore;
-use wasmtime::Engine;
 use wasmtime::component::{Component, ComponentExportIndex, InstancePre, Linker};
+use wasmtime::{Engine, InstancePre as CoreInstancePre, Linker as CoreLinker};
 
 /// Compilations at once: each takes a thread and perhaps hundreds of megabytes.
 const COMPILERS: usize = 2;
@@ -29,6 +29,7 @@ const COMPILERS: usize = 2;
 pub(crate) struct Modules {
     engine: Engine,
     linker: Linker<State>,
+    programs: CoreLinker<State>,
     artefacts: Artefacts,
     compilers: Arc<Semaphore>,
     limits: CompileLimits,
@@ -71,9 +72,18 @@ type Loading = Shared<BoxFuture<'static, Result<Arc<Loaded>, CallError>>>;
 /// A module that can be instantiated. Every instance holds it, so that nothing but the module itself does when there
 /// are none.
 pub(crate) struct Loaded {
-    pub(crate) pre: InstancePre<State>,
-    pub(crate) exports: ExportIndices,
+    pub(crate) form: Form,
     _memory: Charge,
+}
+
+/// How a module is instantiated.
+pub(crate) enum Form {
+    Component {
+        pre: InstancePre<State>,
+        exports: ExportIndices,
+    },
+    /// A core module with a `_start`.
+    Program(CoreInstancePre<State>),
 }
 
 /// Where the functions are among a component's exports.
@@ -96,7 +106,7 @@ pub(crate) enum ExportIndices {
 
 impl Loaded {
     pub(crate) fn is_program(&self) -> bool {
-        matches!(self.exports, ExportIndices::Program { .. })
+        matches!(self.form, Form::Program(_) | Form::Component { exports: ExportIndices::Program { .. }, .. })
     }
 }
 
@@ -109,10 +119,12 @@ impl Modules {
         budget: Arc<Budget>,
     ) -> wasmtime::Result<Arc<Self>> {
         let linker = host::linker(&engine)?;
+        let programs = host::preview1::linker(&engine)?;
         let compilers = Arc::new(Semaphore::new(COMPILERS));
         Ok(Arc::new(Self {
             engine,
             linker,
+            programs,
             artefacts,
             compilers,
             limits,
@@ -183,38 +195,38 @@ impl Modules {
     }
 
     fn compile_now(&self, wasm: &[u8], digest: &Digest, kind: ModuleKind) -> Result<(), CompileError> {
-        let component = world::admit(wasm, kind)?;
+        let admitted = world::admit(wasm, kind)?;
         let failed = |error: &dyn std::fmt::Display| CompileError::Failed(error.to_string());
-        let code =
-            self.engine.precompile_component(&component).map_err(|error| failed(&format!("{error:#}")))?;
+        let code = match admitted {
+            Admitted::Component(component) => self.engine.precompile_component(&component),
+            Admitted::Program(module) => self.engine.precompile_module(module),
+        }
+        .map_err(|error| failed(&format!("{error:#}")))?;
         self.artefacts
             .save(digest, kind, &code)
             .map_err(|error| failed(&format!("its artefact can't be written: {error}; is the disk full?")))?;
         // Linked once now, so that what only linking finds is found at deploy.
-        let component = self
+        let code = self
             .artefacts
             .load(&self.engine, digest, kind)
             .ok_or_else(|| failed(&"its artefact can't be read back; the log says why"))?;
-        self.link(&component, kind).map(drop).map_err(|error| {
+        self.link(&code, kind).map(drop).map_err(|error| {
             self.artefacts.remove(digest, kind);
             failed(&format!("{error:#}"))
         })
     }
 
-    fn link(
-        &self,
-        component: &Component,
-        kind: ModuleKind,
-    ) -> wasmtime::Result<(InstancePre<State>, ExportIndices)> {
-        let exports = export_indices(component, kind)?;
-        let pre = if world::has_sockets(component, &self.engine) {
-            let mut linker = self.linker.clone();
-            linker.define_unknown_imports_as_traps(component)?;
-            linker.instantiate_pre(component)?
-        } else {
-            self.linker.instantiate_pre(component)?
+    fn link(&self, artefact: &Artefact, kind: ModuleKind) -> wasmtime::Result<Form> {
+        let component = match artefact {
+            Artefact::Component(component) => component,
+            Artefact::Program(module) => return Ok(Form::Program(self.programs.instantiate_pre(module)?)),
         };
-        Ok((pre, exports))
+        let exports = export_indices(component, kind)?;
+        let pre = match host::linker_with_sockets(&self.linker, &self.engine, component)? {
+            Some(linker) => linker.instantiate_pre(component)?,
+            None => self.linker.instantiate_pre(component)?,
+        };
+        Ok(Form::Component { pre, exports })
     }
 
     /// The module of a digest, not loaded yet.
@@ -323,22 +335,20 @@ impl Modules {
     ) -> Result<Option<Arc<Loaded>>, CallError> {
         let ours = self.clone();
         blocking(move || {
-            let component = ours.artefacts.load(&ours.engine, &digest, kind)?;
-            Some(ours.loaded(&component, kind).map(Arc::new))
+            let artefact = ours.artefacts.load(&ours.engine, &digest, kind)?;
+            Some(ours.loaded(&artefact, kind).map(Arc::new))
         })
         .await
         .map_err(CallError::Failed)?
         .transpose()
     }
 
-    fn loaded(&self, component: &Component, kind: ModuleKind) -> Result<Loaded, CallError> {
-        let image = component.image_range();
-        let bytes = image.end.addr() - image.start.addr();
+    fn loaded(&self, artefact: &Artefact, kind: ModuleKind) -> Result<Loaded, CallError> {
+        let bytes = artefact.image_bytes();
         let mut memory = Charge::new(self.budget.clone());
-        memory.grow(bytes as u64)?;
-        let (pre, exports) =
-            self.link(component, kind).map_err(|error| CallError::Failed(format!("{error:#}")))?;
-        Ok(Loaded { pre, exports, _memory: memory })
+        memory.grow(bytes)?;
+        let form = self.link(artefact, kind).map_err(|error| CallError::Failed(format!("{error:#}")))?;
+        Ok(Loaded { form, _memory: memory })
     }
 }
 

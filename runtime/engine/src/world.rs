@@ -2,17 +2,13 @@
 //! from the module's own sections, before a byte of it is compiled.
 
 use crate::config;
-use crate::host::wasi;
+use crate::host::{preview1, wasi};
 use ebb_domain::port::guest::{CompileError, ModuleKind};
 use std::borrow::Cow;
 use wasi_preview1_component_adapter_provider::{
-    WASI_SNAPSHOT_PREVIEW1_ADAPTER_NAME as PREVIEW1,
-    WASI_SNAPSHOT_PREVIEW1_COMMAND_ADAPTER as PROGRAM_ADAPTER,
-    WASI_SNAPSHOT_PREVIEW1_REACTOR_ADAPTER as LIBRARY_ADAPTER,
+    WASI_SNAPSHOT_PREVIEW1_ADAPTER_NAME as PREVIEW1, WASI_SNAPSHOT_PREVIEW1_REACTOR_ADAPTER,
 };
 use wasmparser::{Parser, Payload, Validator};
-use wasmtime::Engine;
-use wasmtime::component::Component;
 use wit_component::ComponentEncoder;
 
 /// Versions of `ebbtide:functions` that this node runs: any patch of it.
@@ -24,15 +20,10 @@ pub(crate) const PROGRAM: &str = "wasi:cli/run@0.2.0";
 const START: &str = "_start";
 
 /// Interfaces that nobody is granted.
-const SOCKETS: &str = "wasi:sockets/";
+pub(crate) const SOCKETS: &str = "wasi:sockets/";
 /// What a shared library imports. A component that is linked of such has all of libc in it, as Python's have: that it
 /// imports sockets says nothing about whether it uses them. They are linked to traps that name them.
 const SHARED_LIBRARY: (&str, &str) = ("env", "__memory_base");
-
-/// Whether a component that was admitted imports sockets all the same.
-pub(crate) fn has_sockets(component: &Component, engine: &Engine) -> bool {
-    component.component_type().imports(engine).any(|(name, _)| name.starts_with(SOCKETS))
-}
 
 /// Names and exports that differ from one kind of module to the other.
 pub(crate) trait KindExt {
@@ -79,26 +70,33 @@ enum Form {
     Program,
 }
 
-/// A valid component of the right world that imports only what it may; a core module is lifted to one.
-pub(crate) fn admit(wasm: &[u8], kind: ModuleKind) -> Result<Cow<'_, [u8]>, CompileError> {
+/// A module that may run, in the form in which it is compiled.
+pub(crate) enum Admitted<'a> {
+    Component(Cow<'a, [u8]>),
+    /// A core module with a `_start`, which is run as it is.
+    Program(&'a [u8]),
+}
+
+/// A valid component of the right world that imports only what it may. A core module is lifted to one, unless it is a
+/// program.
+pub(crate) fn admit(wasm: &[u8], kind: ModuleKind) -> Result<Admitted<'_>, CompileError> {
     if Parser::is_component(wasm) {
         check_component(wasm, kind)?;
-        return Ok(Cow::Borrowed(wasm));
+        return Ok(Admitted::Component(Cow::Borrowed(wasm)));
     }
     if Parser::is_core_wasm(wasm) {
-        let adapter = match check_core(wasm, kind)? {
-            Form::Interface => LIBRARY_ADAPTER,
-            Form::Program => PROGRAM_ADAPTER,
-        };
+        if check_core(wasm, kind)? == Form::Program {
+            return Ok(Admitted::Program(wasm));
+        }
         let component = ComponentEncoder::default()
             .module(wasm)
-            .and_then(|encoder| encoder.adapter(PREVIEW1, adapter))
+            .and_then(|encoder| encoder.adapter(PREVIEW1, WASI_SNAPSHOT_PREVIEW1_REACTOR_ADAPTER))
             .and_then(|mut encoder| encoder.encode())
             .map_err(|error| {
                 CompileError::NotWasm(format!("it can't be lifted to a component: {error:#}"))
             })?;
         check_component(&component, kind)?;
-        return Ok(Cow::Owned(component));
+        return Ok(Admitted::Component(Cow::Owned(component)));
     }
     let begins = wasm.iter().take(8).map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().join(" ");
     Err(CompileError::NotWasm(if wasm.is_empty() {
@@ -192,16 +190,13 @@ fn granted(import: &str, kind: ModuleKind, form: Form) -> bool {
 /// What lifting a core module would only report in the toolchain's words.
 fn check_core(wasm: &[u8], kind: ModuleKind) -> Result<Form, CompileError> {
     validate(wasm)?;
-    let (mut exports, mut has_world) = (Vec::new(), false);
+    let (mut imports, mut exports, mut has_world) = (Vec::new(), Vec::new(), false);
     for payload in Parser::new(0).parse_all(wasm) {
         match payload.map_err(|error| not_wasm(&error))? {
             Payload::ImportSection(section) => {
                 for import in section.into_imports() {
                     let import = import.map_err(|error| not_wasm(&error))?;
-                    if !liftable(import.module, import.name) {
-                        let import = format!("{}::{}", import.module, import.name);
-                        return Err(CompileError::ForbiddenImport { kind: kind.name(), import });
-                    }
+                    imports.push((import.module, import.name));
                 }
             }
             Payload::ExportSection(section) => {
@@ -215,11 +210,27 @@ fn check_core(wasm: &[u8], kind: ModuleKind) -> Result<Form, CompileError> {
             _ => {}
         }
     }
-    match () {
-        () if has_world => Ok(Form::Interface),
-        () if exports.iter().any(|export| export == START) => Ok(Form::Program),
-        () => Err(wrong_world(&exports, kind)),
+    let form = match () {
+        () if has_world => Form::Interface,
+        () if exports.iter().any(|export| export == START) => Form::Program,
+        // What it imports may say more about what it is than what it exports.
+        () => match imports.iter().find(|(module, name)| !liftable(module, name)) {
+            Some(import) => return Err(forbidden(import, kind)),
+            None => return Err(wrong_world(&exports, kind)),
+        },
+    };
+    let may = |(module, name): &(&str, &str)| match form {
+        Form::Interface => liftable(module, name),
+        Form::Program => *module == preview1::MODULE && preview1::offers(name),
+    };
+    match imports.iter().find(|import| !may(import)) {
+        Some(import) => Err(forbidden(import, kind)),
+        None => Ok(form),
     }
+}
+
+fn forbidden((module, name): &(&str, &str), kind: ModuleKind) -> CompileError {
+    CompileError::ForbiddenImport { kind: kind.name(), import: format!("{module}::{name}") }
 }
 
 /// Whether a core import is one that lifting turns into an import of an interface, which is then checked by name.

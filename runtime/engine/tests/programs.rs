@@ -374,6 +374,157 @@ async fn what_a_program_may_not_import_is_refused_by_name() {
     );
 }
 
+/// A program in preview 1 that exits with what `$check` says.
+fn checks(imports: &str, check: &str) -> Bytes {
+    let wat = format!(
+        r#"(module {imports}
+            (import "wasi_snapshot_preview1" "proc_exit" (func $exit (param i32)))
+            (import "wasi_snapshot_preview1" "fd_write" (func $fd_write (param i32 i32 i32 i32) (result i32)))
+            (memory (export "memory") 1)
+            (data (i32.const 64) "{{\22events\22: []}}")
+            (func $check (result i32) {check})
+            (func (export "_start")
+                (call $exit (call $check))))"#
+    );
+    wat::parse_str(wat).unwrap().into()
+}
+
+async fn passes(wasm: Bytes) {
+    let bench = bench();
+    let module = bench.commands(wasm).await;
+    match open(&module).await.decide(&command()).await {
+        Err(CallError::BadAnswer(problem)) if problem.contains("it wrote nothing") => {}
+        other => panic!("it did not exit with 0: {other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn the_clock_stands_at_the_commands_time_and_chance_is_always_the_same() {
+    let time = 1_357_023_600_000_001_u64 * 1000;
+    let clock =
+        r#"(import "wasi_snapshot_preview1" "clock_time_get" (func $now (param i32 i64 i32) (result i32)))"#;
+    passes(checks(
+        clock,
+        &format!(
+            "(drop (call $now (i32.const 0) (i64.const 1) (i32.const 8)))
+             (i64.ne (i64.load (i32.const 8)) (i64.const {time}))"
+        ),
+    ))
+    .await;
+    // A fold has no time, and Go dies of a clock that says zero.
+    let bench = bench();
+    let is_zero =
+        "(drop (call $now (i32.const 1) (i64.const 1) (i32.const 8))) (i64.eqz (i64.load (i32.const 8)))";
+    let module = bench.commands(checks(clock, is_zero)).await;
+    let folded = open(&module).await.apply(&past(0..64)).await;
+    assert!(
+        matches!(&folded, Err(CallError::BadAnswer(problem)) if problem.contains("it wrote nothing")),
+        "{folded:?}"
+    );
+    let random =
+        r#"(import "wasi_snapshot_preview1" "random_get" (func $random (param i32 i32) (result i32)))"#;
+    // In the next run the same bytes come again.
+    let first = "(drop (call $random (i32.const 8) (i32.const 8))) (i64.eqz (i64.load (i32.const 8)))";
+    passes(checks(random, first)).await;
+}
+
+#[tokio::test]
+async fn a_program_that_sleeps_is_told_that_it_can_not() {
+    let poll = r#"(import "wasi_snapshot_preview1" "poll_oneoff" (func $poll (param i32 i32 i32 i32) (result i32)))"#;
+    let bench = bench();
+    let sleeps = checks(poll, "(call $poll (i32.const 1024) (i32.const 2048) (i32.const 1) (i32.const 8))");
+    let module = bench.commands(sleeps).await;
+    let said = said(open(&module).await.decide(&command()).await);
+    assert!(said.contains("`sleep`"), "{said}");
+    // Kind 1: stdin, which is always ready.
+    passes(checks(
+        poll,
+        "(i32.store8 (i32.const 1032) (i32.const 1))
+         (drop (call $poll (i32.const 1024) (i32.const 2048) (i32.const 1) (i32.const 8)))
+         (i32.ne (i32.load (i32.const 8)) (i32.const 1))",
+    ))
+    .await;
+}
+
+#[tokio::test]
+async fn pointers_that_lead_nowhere_and_files_that_are_not_there_are_errors_of_the_guest() {
+    for (buffers, fd, errno) in [("-8", 1, 21), ("65532", 1, 21), ("16", 7, 8)] {
+        passes(checks(
+            "",
+            &format!(
+                "(i32.store (i32.const 16) (i32.const -1)) (i32.store (i32.const 20) (i32.const 100))
+                 (i32.ne (i32.const {errno}) (call $fd_write (i32.const {fd}) (i32.const {buffers}) (i32.const 1) (i32.const 8)))"
+            ),
+        ))
+        .await;
+    }
+    let open = r#"(import "wasi_snapshot_preview1" "path_open"
+        (func $open (param i32 i32 i32 i32 i32 i64 i64 i32 i32) (result i32)))"#;
+    let zero = "(i32.const 0)";
+    passes(checks(
+        open,
+        &format!(
+            "(i32.ne (i32.const 8) (call $open (i32.const 3) {zero} {zero} {zero} {zero} (i64.const 0) (i64.const 0) {zero} {zero}))"
+        ),
+    ))
+    .await;
+}
+
+/// The program as a component, as `wasm32-wasip2` makes them.
+fn lifted(core: &[u8]) -> Bytes {
+    use wasi_preview1_component_adapter_provider as adapter;
+    let name = adapter::WASI_SNAPSHOT_PREVIEW1_ADAPTER_NAME;
+    let encoder = wit_component::ComponentEncoder::default().module(core).unwrap();
+    let mut encoder = encoder.adapter(name, adapter::WASI_SNAPSHOT_PREVIEW1_COMMAND_ADAPTER).unwrap();
+    encoder.encode().unwrap().into()
+}
+
+#[tokio::test]
+async fn a_program_may_be_a_component() {
+    let bench = bench();
+    let module = bench.commands(lifted(&answers(r#"{"events": []}"#))).await;
+    assert_eq!(open(&module).await.decide(&command()).await, Ok(Decision::Events(Vec::new())));
+    let module = bench.commands(lifted(&complains())).await;
+    let given = said(open(&module).await.decide(&command()).await);
+    assert!(given.starts_with(r#"{"kind":"decide","stream":"counter-a""#), "{given}");
+    let module = bench.commands(lifted(&program("", "(call $exit (i32.const 0)) unreachable"))).await;
+    let nothing = open(&module).await.decide(&command()).await;
+    assert!(matches!(&nothing, Err(CallError::BadAnswer(_))), "{nothing:?}");
+}
+
+#[tokio::test]
+async fn sockets_may_be_imported_by_what_has_all_of_libc_in_it_and_trap() {
+    let component = |library: &str| {
+        let wat = format!(
+            r#"(component
+                (import "wasi:sockets/tcp-create-socket@0.2.9" (instance $sockets (export "create-tcp-socket" (func))))
+                {library}
+                (core module $main
+                    (import "sockets" "create" (func $create))
+                    (func (export "run") (result i32) call $create i32.const 0))
+                (core func $create (canon lower (func $sockets "create-tcp-socket")))
+                (core instance $main (instantiate $main
+                    (with "sockets" (instance (export "create" (func $create))))))
+                (func $run (result (result)) (canon lift (core func $main "run")))
+                (instance $program (export "run" (func $run)))
+                (export "wasi:cli/run@0.2.9" (instance $program)))"#
+        );
+        Bytes::from(wat::parse_str(wat).unwrap())
+    };
+    let bench = bench();
+    let refused = bench.engine.compile(component(""), ModuleKind::Command).await;
+    assert!(
+        matches!(&refused, Err(CompileError::ForbiddenImport { import, .. }) if import.starts_with("wasi:sockets/")),
+        "{refused:?}"
+    );
+    let library = r#"(core module (import "env" "__memory_base" (global i32)))"#;
+    let module = bench.commands(component(library)).await;
+    assert_eq!(
+        said(open(&module).await.decide(&command()).await),
+        "it called `wasi:sockets/tcp-create-socket@0.2.9#create-tcp-socket`, which no function is granted"
+    );
+}
+
 /// One model, and what was done to it.
 struct Table {
     schema: ModelSchema,

@@ -1,6 +1,8 @@
 //! What guests see of the host: our own interfaces and inert stand-ins for WASI.
 
 pub(crate) mod output;
+pub(crate) mod preview1;
+mod sockets;
 pub(crate) mod stdio;
 pub(crate) mod wasi;
 
@@ -122,6 +124,8 @@ pub(crate) fn linker(engine: &Engine) -> Result<Linker<State>> {
     Ok(linker)
 }
 
+pub(crate) use sockets::linker_with_sockets;
+
 impl State {
     /// A call begins: nothing of the calls before it shows, but what the guest itself kept.
     pub(crate) fn begin(&mut self, time: Timestamp, rows: Option<SharedRows>) {
@@ -143,14 +147,10 @@ impl State {
         self.stdio.insert(Stdio::new(input)).answer()
     }
 
-    /// What a panic of this call said.
+    /// What a panic of this call said; of a program, what it said on stderr at last.
     pub(crate) fn panic_message(&self) -> Option<String> {
-        self.output.panic_message()
-    }
-
-    /// What this call said on stderr at last.
-    pub(crate) fn last_words(&self) -> Option<String> {
-        self.output.last_words()
+        let words = || self.stdio.as_ref().and_then(|_| self.output.last_words());
+        self.output.panic_message().or_else(words)
     }
 
     fn rows<T>(&self, work: impl FnOnce(&mut dyn Rows) -> Result<T, ModelError>) -> Result<T> {

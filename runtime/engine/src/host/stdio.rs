@@ -8,7 +8,9 @@ use std::mem;
 use std::sync::Arc;
 use thiserror::Error;
 use wasmtime_wasi::p2::pipe::MemoryInputPipe;
-use wasmtime_wasi::p2::{DynInputStream, DynOutputStream, OutputStream, Pollable, StreamError, StreamResult};
+use wasmtime_wasi::p2::{
+    DynInputStream, DynOutputStream, InputStream, OutputStream, Pollable, StreamError, StreamResult,
+};
 
 /// The program's `exit`, on its way out of the guest: whether its status was 0.
 #[derive(Debug, Error)]
@@ -25,6 +27,12 @@ pub(crate) struct Stdio {
 impl Stdio {
     pub(crate) fn new(input: Bytes) -> Self {
         Self { input: MemoryInputPipe::new(input), answer: Answer::default() }
+    }
+
+    /// As much of the input as there is room for; nothing at its end.
+    pub(crate) fn read(&self, room: usize) -> Bytes {
+        // Its only error is that it has ended.
+        self.input.clone().read(room).unwrap_or_default()
     }
 
     pub(crate) fn stdin(&self) -> DynInputStream {
@@ -48,6 +56,15 @@ impl Answer {
     pub(crate) fn take(&self) -> Vec<u8> {
         mem::take(&mut *self.0.lock())
     }
+
+    pub(crate) fn extend(&self, bytes: &[u8]) -> Result<(), CallError> {
+        let mut answer = self.0.lock();
+        if answer.len() + bytes.len() > GUEST_OUTPUT_BYTES {
+            return Err(CallError::OutputTooLarge(format!("more than {GUEST_OUTPUT_BYTES} bytes on stdout")));
+        }
+        answer.extend_from_slice(bytes);
+        Ok(())
+    }
 }
 
 #[wasmtime_wasi::async_trait]
@@ -58,13 +75,7 @@ impl Pollable for Answer {
 #[wasmtime_wasi::async_trait]
 impl OutputStream for Answer {
     fn write(&mut self, bytes: Bytes) -> StreamResult<()> {
-        let mut answer = self.0.lock();
-        if answer.len() + bytes.len() > GUEST_OUTPUT_BYTES {
-            let problem = format!("more than {GUEST_OUTPUT_BYTES} bytes on stdout");
-            return Err(StreamError::Trap(CallError::OutputTooLarge(problem).into()));
-        }
-        answer.extend_from_slice(&bytes);
-        Ok(())
+        self.extend(&bytes).map_err(|error| StreamError::Trap(error.into()))
     }
 
     fn flush(&mut self) -> StreamResult<()> {

@@ -87,7 +87,7 @@ pub(crate) fn add_to_linker(linker: &mut Linker<State>) -> Result<()> {
     Ok(())
 }
 
-fn refused(what: &str) -> wasmtime::Error {
+pub(super) fn refused(what: &str) -> wasmtime::Error {
     CallError::Trapped(format!("it called {what}, which a deterministic module can't use")).into()
 }
 
@@ -178,9 +178,16 @@ impl clocks::wall_clock::Host for State {
     }
 }
 
+impl State {
+    /// The clock that only tells how much time has passed. Never zero, which Go takes for a clock that is broken.
+    pub(super) fn monotonic(&self) -> u64 {
+        self.time.0.saturating_mul(1000).max(1)
+    }
+}
+
 impl clocks::monotonic_clock::Host for State {
     fn now(&mut self) -> Result<u64> {
-        Ok(self.time.0.saturating_mul(1000))
+        Ok(self.monotonic())
     }
     fn resolution(&mut self) -> Result<u64> {
         Ok(1000)
@@ -236,7 +243,7 @@ impl Random {
         z ^ (z >> 31)
     }
 
-    fn bytes(&mut self, len: u64) -> Result<Vec<u8>> {
+    pub(super) fn bytes(&mut self, len: u64) -> Result<Vec<u8>> {
         if len > RANDOM_BYTES {
             return Err(CallError::Trapped(format!(
                 "it asked for {len} random bytes at once; {RANDOM_BYTES} is the most there is"

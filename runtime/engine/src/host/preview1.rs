@@ -1,0 +1,275 @@
+//! WASI preview 1 for programs that are core modules, as inert as the stand-ins for 0.2 in `wasi`: stdin is the
+//! document, stdout the answer, stderr the log; the clock stands still, random bytes are always the same, and there are
+//! no arguments, variables or files.
+//!
+//! Such modules are not lifted to components with the usual adapter, because that needs memory of its own in the
+//! program's: Go's runtime takes all memory that grows for its heap, and overwrites it.
+
+use super::State;
+use super::output::Stream;
+use super::stdio::Exited;
+use super::wasi::refused;
+use std::ops::Range;
+use wasmtime::{Caller, Engine, Extern, FuncType, Linker, Memory, Result, Val, ValType};
+
+/// The module that programs import from.
+pub(crate) const MODULE: &str = "wasi_snapshot_preview1";
+
+const SUCCESS: i32 = 0;
+const BADF: i32 = 8;
+const FAULT: i32 = 21;
+const INVAL: i32 = 28;
+const NOTSUP: i32 = 58;
+const SPIPE: i32 = 70;
+
+/// Functions that work on files, of which there are none, and what they answer. Parameters are `i` for 32 and `I` for
+/// 64 bits.
+const ABSENT: &[(&str, &str, i32)] = &[
+    ("fd_advise", "iIIi", BADF),
+    ("fd_allocate", "iII", BADF),
+    ("fd_datasync", "i", BADF),
+    ("fd_fdstat_set_rights", "iII", NOTSUP),
+    ("fd_filestat_set_size", "iI", BADF),
+    ("fd_filestat_set_times", "iIIi", BADF),
+    ("fd_pread", "iiiIi", BADF),
+    ("fd_prestat_dir_name", "iii", BADF),
+    ("fd_prestat_get", "ii", BADF),
+    ("fd_pwrite", "iiiIi", BADF),
+    ("fd_readdir", "iiiIi", BADF),
+    ("fd_renumber", "ii", NOTSUP),
+    ("fd_seek", "iIii", SPIPE),
+    ("fd_sync", "i", BADF),
+    ("fd_tell", "ii", SPIPE),
+    ("path_create_directory", "iii", BADF),
+    ("path_filestat_get", "iiiii", BADF),
+    ("path_filestat_set_times", "iiiiIIi", BADF),
+    ("path_link", "iiiiiii", BADF),
+    ("path_open", "iiiiiIIii", BADF),
+    ("path_readlink", "iiiiii", BADF),
+    ("path_remove_directory", "iii", BADF),
+    ("path_rename", "iiiiii", BADF),
+    ("path_symlink", "iiiii", BADF),
+    ("path_unlink_file", "iii", BADF),
+    ("proc_raise", "i", NOTSUP),
+    ("sched_yield", "", SUCCESS),
+];
+
+/// Functions that do something.
+const PRESENT: &[&str] = &[
+    "args_get",
+    "args_sizes_get",
+    "clock_res_get",
+    "clock_time_get",
+    "environ_get",
+    "environ_sizes_get",
+    "fd_close",
+    "fd_fdstat_get",
+    "fd_fdstat_set_flags",
+    "fd_filestat_get",
+    "fd_read",
+    "fd_write",
+    "poll_oneoff",
+    "proc_exit",
+    "random_get",
+];
+
+/// Whether a program may import this function.
+pub(crate) fn offers(name: &str) -> bool {
+    PRESENT.contains(&name) || ABSENT.iter().any(|(absent, ..)| *absent == name)
+}
+
+/// All that a program that is a core module can import.
+pub(crate) fn linker(engine: &Engine) -> Result<Linker<State>> {
+    let mut linker = Linker::new(engine);
+    for (name, parameters, errno) in ABSENT {
+        let parameters =
+            parameters.bytes().map(|kind| if kind == b'I' { ValType::I64 } else { ValType::I32 });
+        let kind = FuncType::new(engine, parameters, [ValType::I32]);
+        linker.func_new(MODULE, name, kind, |_, _, results| {
+            results[0] = Val::I32(*errno);
+            Ok(())
+        })?;
+    }
+    for (sizes, get) in [("args_sizes_get", "args_get"), ("environ_sizes_get", "environ_get")] {
+        linker.func_wrap(MODULE, sizes, |mut guest: Guest<'_>, count: u32, bytes: u32| {
+            write(&mut guest, count, &[0; 4]).and_then(|()| write(&mut guest, bytes, &[0; 4])).errno()
+        })?;
+        linker.func_wrap(MODULE, get, |_: u32, _: u32| SUCCESS)?;
+    }
+    linker.func_wrap(MODULE, "clock_res_get", |mut guest: Guest<'_>, _: u32, at: u32| {
+        write(&mut guest, at, &1000_u64.to_le_bytes()).errno()
+    })?;
+    linker.func_wrap(MODULE, "clock_time_get", |mut guest: Guest<'_>, clock: u32, _: u64, at: u32| {
+        // Of the computing time of process and thread there is no telling.
+        if clock > 1 {
+            return INVAL;
+        }
+        let nanoseconds = match clock {
+            0 => guest.data().time.0.saturating_mul(1000),
+            _ => guest.data().monotonic(),
+        };
+        write(&mut guest, at, &nanoseconds.to_le_bytes()).errno()
+    })?;
+    linker.func_wrap(MODULE, "fd_close", |fd: u32| stdio(fd).errno())?;
+    linker.func_wrap(MODULE, "fd_fdstat_set_flags", |fd: u32, _: u32| stdio(fd).errno())?;
+    // Of no type, so that nobody takes it for a terminal and writes it line by line.
+    linker.func_wrap(MODULE, "fd_fdstat_get", |mut guest: Guest<'_>, fd: u32, at: u32| {
+        const READ_AND_WRITE: u64 = 1 << 1 | 1 << 6;
+        let mut stat = [0; 24];
+        stat[8..16].copy_from_slice(&READ_AND_WRITE.to_le_bytes());
+        stdio(fd).and_then(|()| write(&mut guest, at, &stat)).errno()
+    })?;
+    linker.func_wrap(MODULE, "fd_filestat_get", |mut guest: Guest<'_>, fd: u32, at: u32| {
+        stdio(fd).and_then(|()| write(&mut guest, at, &[0; 64])).errno()
+    })?;
+    linker.func_wrap(
+        MODULE,
+        "fd_read",
+        |mut guest: Guest<'_>, fd: u32, buffers: u32, count: u32, at: u32| {
+            fd_read(&mut guest, fd, buffers, count, at).errno()
+        },
+    )?;
+    linker.func_wrap(
+        MODULE,
+        "fd_write",
+        |mut guest: Guest<'_>, fd: u32, buffers: u32, count: u32, at: u32| {
+            fd_write(&mut guest, fd, buffers, count, at)
+        },
+    )?;
+    linker.func_wrap(
+        MODULE,
+        "poll_oneoff",
+        |mut guest: Guest<'_>, subscriptions: u32, events: u32, count: u32, at: u32| {
+            poll(&mut guest, subscriptions, events, count, at)
+        },
+    )?;
+    linker.func_wrap(MODULE, "proc_exit", |status: u32| -> Result<()> { Err(Exited(status == 0).into()) })?;
+    linker.func_wrap(MODULE, "random_get", |mut guest: Guest<'_>, at: u32, length: u32| -> Result<i32> {
+        let bytes = guest.data_mut().random.bytes(u64::from(length))?;
+        Ok(write(&mut guest, at, &bytes).errno())
+    })?;
+    Ok(linker)
+}
+
+type Guest<'a> = Caller<'a, State>;
+/// An error is an `errno`.
+type Outcome<T> = std::result::Result<T, i32>;
+
+trait Errno {
+    fn errno(self) -> i32;
+}
+
+impl Errno for Outcome<()> {
+    fn errno(self) -> i32 {
+        self.err().unwrap_or(SUCCESS)
+    }
+}
+
+fn stdio(fd: u32) -> Outcome<()> {
+    if fd <= 2 { Ok(()) } else { Err(BADF) }
+}
+
+fn memory(guest: &mut Guest<'_>) -> Outcome<Memory> {
+    guest.get_export("memory").and_then(Extern::into_memory).ok_or(FAULT)
+}
+
+fn range(at: u32, length: usize) -> Range<usize> {
+    let at = at as usize;
+    at..at.saturating_add(length)
+}
+
+fn write(guest: &mut Guest<'_>, at: u32, bytes: &[u8]) -> Outcome<()> {
+    let memory = memory(guest)?;
+    let place = memory.data_mut(guest).get_mut(range(at, bytes.len())).ok_or(FAULT)?;
+    place.copy_from_slice(bytes);
+    Ok(())
+}
+
+fn read<const N: usize>(guest: &mut Guest<'_>, at: u32) -> Outcome<[u8; N]> {
+    let memory = memory(guest)?;
+    let bytes = memory.data(guest).get(range(at, N)).ok_or(FAULT)?;
+    bytes.try_into().map_err(|_| FAULT)
+}
+
+/// One buffer of a list: its place.
+fn buffer(guest: &mut Guest<'_>, buffers: u32, index: u32) -> Outcome<(u32, usize)> {
+    let at = index.checked_mul(8).and_then(|offset| buffers.checked_add(offset)).ok_or(FAULT)?;
+    let pair: [u8; 8] = read(guest, at)?;
+    let word = |bytes: &[u8]| u32::from_le_bytes(bytes.try_into().unwrap_or_default());
+    Ok((word(&pair[..4]), word(&pair[4..]) as usize))
+}
+
+/// Fills the first buffer that has room: who wants more asks again.
+fn fd_read(guest: &mut Guest<'_>, fd: u32, buffers: u32, count: u32, at: u32) -> Outcome<()> {
+    if fd != 0 {
+        return Err(BADF);
+    }
+    let mut got = 0;
+    for index in 0..count {
+        let (to, room) = buffer(guest, buffers, index)?;
+        if room == 0 {
+            continue;
+        }
+        let bytes = guest.data().stdio.as_ref().ok_or(BADF)?.read(room);
+        write(guest, to, &bytes)?;
+        got = bytes.len() as u32;
+        break;
+    }
+    write(guest, at, &got.to_le_bytes())
+}
+
+fn fd_write(guest: &mut Guest<'_>, fd: u32, buffers: u32, count: u32, at: u32) -> Result<i32> {
+    if fd != 1 && fd != 2 {
+        return Ok(BADF);
+    }
+    let mut written = 0_u32;
+    for index in 0..count {
+        let place = buffer(guest, buffers, index).and_then(|place| Ok((memory(guest)?, place)));
+        let (memory, (from, length)) = match place {
+            Ok(place) => place,
+            Err(errno) => return Ok(errno),
+        };
+        let (data, state) = memory.data_and_store_mut(&mut *guest);
+        let Some(bytes) = data.get(range(from, length)) else { return Ok(FAULT) };
+        match &state.stdio {
+            Some(stdio) if fd == 1 => stdio.answer().extend(bytes)?,
+            _ => state.output.write(Stream::Stderr, bytes),
+        }
+        written = written.saturating_add(length as u32);
+    }
+    Ok(write(guest, at, &written.to_le_bytes()).errno())
+}
+
+/// Stdin and stdout are always ready; a clock never is, because it stands still.
+fn poll(guest: &mut Guest<'_>, subscriptions: u32, events: u32, count: u32, at: u32) -> Result<i32> {
+    const SUBSCRIPTION: u32 = 48;
+    const EVENT: u32 = 32;
+    let mut ready = 0_u32;
+    for index in 0..count {
+        let place = |base: u32, index: u32, size: u32| {
+            index.checked_mul(size).and_then(|offset| base.checked_add(offset)).ok_or(FAULT)
+        };
+        let subscription = place(subscriptions, index, SUBSCRIPTION).and_then(|at| read::<9>(guest, at));
+        let subscription = match subscription {
+            Ok(subscription) => subscription,
+            Err(errno) => return Ok(errno),
+        };
+        // User data, and what is waited for: 0 is a clock.
+        let (user_data, kind) = (&subscription[..8], subscription[8]);
+        if kind == 0 {
+            continue;
+        }
+        let mut event = [0; EVENT as usize];
+        event[..8].copy_from_slice(user_data);
+        event[10] = kind;
+        event[16..24].copy_from_slice(&1_u64.to_le_bytes());
+        if let Err(errno) = place(events, ready, EVENT).and_then(|at| write(guest, at, &event)) {
+            return Ok(errno);
+        }
+        ready += 1;
+    }
+    if ready == 0 {
+        return Err(refused("`sleep` (`wasi_snapshot_preview1::poll_oneoff`)"));
+    }
+    Ok(write(guest, at, &ready.to_le_bytes()).errno())
+}
