@@ -57,6 +57,17 @@ impl Limits {
         concurrency: NonZeroU32::new(64).unwrap(),
     };
 
+    /// The same where it is within what an operator allows, and the most that is allowed where it is not.
+    #[must_use]
+    pub fn within(self, most: &Self) -> Self {
+        Self {
+            memory_bytes: self.memory_bytes.min(most.memory_bytes),
+            cpu: self.cpu.min(most.cpu),
+            wall: self.wall.min(most.wall),
+            concurrency: self.concurrency.min(most.concurrency),
+        }
+    }
+
     /// Defaults of a projection module.
     pub const PROJECTION: Self = Self { cpu: Duration::from_secs(5), ..Self::COMMAND };
 

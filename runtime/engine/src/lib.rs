@@ -46,7 +46,7 @@ use budget::Budget;
 use bytes::Bytes;
 use commands::{CommandHandle, Commands};
 use ebb_domain::digest::Digest;
-use ebb_domain::limits::cap;
+use ebb_domain::limits::{Limits, cap};
 use ebb_domain::name::AppName;
 use ebb_domain::port::Future;
 use ebb_domain::port::guest::{
@@ -61,7 +61,7 @@ use node::{Node, Parts};
 use pool::{InstancePool, Pool};
 use projections::Projection;
 use std::collections::BTreeMap;
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -89,6 +89,8 @@ pub struct EngineOptions {
     pub running: usize,
     /// Weights of apps whose share, where apps compete, is not 1.
     pub weights: BTreeMap<AppName, u32>,
+    /// What one function's limits may be at most, whatever its manifest says.
+    pub most: Limits,
     /// Slots for instances, of all functions together; their address space is reserved at start. With 0, memory is
     /// mapped for each instance.
     pub instances: u32,
@@ -114,6 +116,12 @@ impl EngineOptions {
             concurrency: 512,
             running: std::thread::available_parallelism().map_or(1, NonZeroUsize::get),
             weights: BTreeMap::new(),
+            most: Limits {
+                memory_bytes: cap::MEMORY_BYTES,
+                cpu: cap::CPU,
+                wall: cap::WALL,
+                concurrency: NonZeroU32::new(cap::CONCURRENCY).unwrap_or(NonZeroU32::MIN),
+            },
             instances: 1024,
             memory_bytes: 4 << 30,
             module_idle: Duration::from_secs(600),
@@ -152,6 +160,7 @@ pub enum EngineError {
 /// Compiles modules and runs them. Its calls want a tokio runtime with time enabled.
 pub struct WasmEngine {
     node: Arc<Node>,
+    most: Limits,
 }
 
 impl WasmEngine {
@@ -167,6 +176,7 @@ impl WasmEngine {
             concurrency,
             running,
             weights,
+            most,
             instances,
             memory_bytes,
             module_idle,
@@ -185,7 +195,7 @@ impl WasmEngine {
         let apps = Apps::new(weights);
         let parts =
             Parts { modules, ticker, budget, apps, concurrency, turns, slots: instances, module_idle };
-        Ok(Self { node: Node::new(parts) })
+        Ok(Self { node: Node::new(parts), most })
     }
 
     /// Every function that is deployed, as it is now.
@@ -209,7 +219,8 @@ impl WasmEngine {
         self.node.budget.used()
     }
 
-    fn function(&self, spec: FunctionSpec, kind: ModuleKind) -> Result<Function, CallError> {
+    fn function(&self, mut spec: FunctionSpec, kind: ModuleKind) -> Result<Function, CallError> {
+        spec.limits = spec.limits.within(&self.most);
         let module = self.node.modules.get(spec.module, kind)?;
         // Aggregates share instances and take turns in them; every other call has an instance to itself.
         let places = match kind {

@@ -77,7 +77,16 @@ impl Server {
         let storage = blocking(move || DiskStorage::open(&folder, options)).await??;
         let models = SqliteModels::new(&config.data);
         let modules = storage.clone();
-        let engine = EngineOptions::new(config.data.join("artefacts"), *storage.secret())
+        let functions = config.functions;
+        let options = EngineOptions {
+            concurrency: functions.concurrency,
+            memory_bytes: functions.memory,
+            module_idle: functions.idle,
+            weights: functions.weights,
+            most: functions.most,
+            ..EngineOptions::new(config.data.join("artefacts"), *storage.secret())
+        };
+        let engine = options
             // An artefact that is damaged or another engine's is compiled again from the module that was deployed.
             .with_fetch(move |digest| modules.blob(digest).ok());
         let engine = WasmEngine::new(engine).map_err(|error| StartError::Engine(error.to_string()))?;

@@ -1,9 +1,13 @@
 //! The operator's settings: `ebbtide.toml`, overridden by `EBB_*` variables, overridden by flags. Parsed once into
 //! types, with every problem reported at once; behind this nobody checks again.
 
+mod memory;
 mod read;
 
 use crate::auth::Authenticator;
+use ebb_domain::limits::Limits;
+use ebb_domain::name::AppName;
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -24,6 +28,8 @@ pub struct Config {
     pub auth: Arc<Authenticator>,
     /// `[limits]`: bounds of the edge.
     pub limits: EdgeLimits,
+    /// `[functions]`: what guests may take of the node.
+    pub functions: FunctionsConfig,
     /// `[log]`: what the node writes about itself.
     pub log: LogConfig,
     /// `index.cache`: memory for the indexes of the log, in bytes.
@@ -58,6 +64,21 @@ pub struct EdgeLimits {
     pub body_timeout: Duration,
     /// `wait`: what `Ebb-Wait` may ask for at most.
     pub wait: Duration,
+}
+
+/// `[functions]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FunctionsConfig {
+    /// `memory`: bytes that instances and loaded code may take together.
+    pub memory: u64,
+    /// `concurrency`: calls at once, of all functions together.
+    pub concurrency: usize,
+    /// `idle`: how long code that nobody runs stays in memory.
+    pub idle: Duration,
+    /// `weights`: apps whose share, where apps compete, is not 1.
+    pub weights: BTreeMap<AppName, u32>,
+    /// `max-memory`, `max-cpu`, `max-wall`: what one function's limits may be at most, whatever its manifest says.
+    pub most: Limits,
 }
 
 /// `[log]`.

@@ -170,6 +170,14 @@ async fn where_all_memory_is_in_use_a_caller_is_told_to_come_again() {
     assert_eq!(outcome(&module, "count", "").await.unwrap(), "a=0", "and what it took is free again");
 }
 
+#[tokio::test]
+async fn an_operators_limit_holds_whatever_the_manifest_says() {
+    let limit_bytes = 8 << 20;
+    let bench = Bench::with(|options| options.most.memory_bytes = limit_bytes);
+    let module = bench.commands(|spec| spec.limits.memory_bytes = cap::MEMORY_BYTES).await;
+    assert_eq!(outcome(&module, "allocate", "").await, Err(CallError::OutOfMemory { limit_bytes }));
+}
+
 /// Bytes of this process that are in memory.
 fn resident() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();

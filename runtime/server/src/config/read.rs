@@ -1,11 +1,14 @@
 //! From text to [`Config`].
 
-use super::{Config, ControlConfig, EdgeLimits, LogConfig, LogFormat};
+use super::{Config, ControlConfig, EdgeLimits, FunctionsConfig, LogConfig, LogFormat, memory};
 use crate::auth::{AuthConfig, Authenticator, Secret, TokenConfig};
+use ebb_domain::limits::{Limits, cap};
+use ebb_domain::name::AppName;
 use ebb_domain::quantity::{parse_bytes, parse_duration};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::ops::RangeInclusive;
 use std::path::Path;
 use std::sync::Arc;
@@ -46,12 +49,19 @@ settings! {
     HEADER_TIMEOUT = "limits.header-timeout", "EBB_LIMITS_HEADER_TIMEOUT", "a duration from \"1s\" to \"1h\"", "60s";
     BODY_TIMEOUT = "limits.body-timeout", "EBB_LIMITS_BODY_TIMEOUT", "a duration from \"1s\" to \"1h\"", "30s";
     WAIT = "limits.wait", "EBB_LIMITS_WAIT", "a duration up to \"10min\"", "30s";
+    MEMORY = "functions.memory", "EBB_FUNCTIONS_MEMORY", "a size from 16MiB to 4096GiB, or \"auto\": half of what this process may use", "auto";
+    CONCURRENCY = "functions.concurrency", "EBB_FUNCTIONS_CONCURRENCY", "a number from 1 to 100000", "512";
+    IDLE = "functions.idle", "EBB_FUNCTIONS_IDLE", "a duration from \"1s\" to \"24h\"", "10min";
+    WEIGHTS = "functions.weights", "EBB_FUNCTIONS_WEIGHTS", "apps with weights from 1 to 1000, as in [\"bank=3\"]", "";
+    MAX_MEMORY = "functions.max-memory", "EBB_FUNCTIONS_MAX_MEMORY", "a size from 1MiB to 1GiB", "1GiB";
+    MAX_CPU = "functions.max-cpu", "EBB_FUNCTIONS_MAX_CPU", "a duration from \"1s\" to \"15min\"", "15min";
+    MAX_WALL = "functions.max-wall", "EBB_FUNCTIONS_MAX_WALL", "a duration from \"1s\" to \"15min\"", "15min";
     FORMAT = "log.format", "EBB_LOG_FORMAT", "\"text\" or \"json\"", "text";
     LEVEL = "log.level", "EBB_LOG", "a level or directives, as in \"info,ebb_store=debug\"", "info";
     CACHE = "index.cache", "EBB_INDEX_CACHE", "a size from 1MiB to 64GiB", "64MiB";
 }
 
-const TOP_LEVEL: &str = "data, drain, [http], [control], [auth], [limits], [log] and [index]";
+const TOP_LEVEL: &str = "data, drain, [http], [control], [auth], [limits], [functions], [log] and [index]";
 
 /// One thing that is wrong with the settings.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -136,6 +146,21 @@ pub(super) fn parse(
             header_timeout: reader.duration(&HEADER_TIMEOUT, 1..=3600),
             body_timeout: reader.duration(&BODY_TIMEOUT, 1..=3600),
             wait: reader.duration(&WAIT, 0..=600),
+        },
+        functions: FunctionsConfig {
+            memory: reader.one(&MEMORY, |text| match text {
+                "auto" => Some(memory::half()),
+                _ => parse_bytes(text).ok().filter(|size| ((16 << 20)..=(4 << 40)).contains(size)),
+            }),
+            concurrency: reader.count(&CONCURRENCY, 1..=100_000),
+            idle: reader.duration(&IDLE, 1..=24 * 3600),
+            weights: reader.weights(),
+            most: Limits {
+                memory_bytes: reader.size(&MAX_MEMORY, (1 << 20)..=cap::MEMORY_BYTES),
+                cpu: reader.duration(&MAX_CPU, 1..=cap::CPU.as_secs()),
+                wall: reader.duration(&MAX_WALL, 1..=cap::WALL.as_secs()),
+                concurrency: NonZeroU32::new(cap::CONCURRENCY).unwrap_or(NonZeroU32::MIN),
+            },
         },
         log: LogConfig {
             format: reader.one(&FORMAT, |text| match text {
@@ -304,6 +329,23 @@ impl Reader {
         }
     }
 
+    fn weights(&mut self) -> BTreeMap<AppName, u32> {
+        let mut weights = BTreeMap::new();
+        for text in self.list(&WEIGHTS) {
+            let weight = text.split_once('=').and_then(|(app, weight)| {
+                let weight = weight.trim().parse().ok().filter(|weight| (1..=1000).contains(weight))?;
+                Some((AppName::new(app.trim()).ok()?, weight))
+            });
+            if let Some((app, weight)) = weight {
+                weights.insert(app, weight);
+                continue;
+            }
+            let place = self.given.get(WEIGHTS.key).map_or_else(Place::default, |given| given.place.clone());
+            self.problem(place, format!("`{}` has `{text}`; it takes {}", WEIGHTS.key, WEIGHTS.takes));
+        }
+        weights
+    }
+
     fn token(&mut self) -> Arc<Authenticator> {
         let Some(given) = self.given.get(TOKEN.key) else { return Arc::new(Authenticator::open_to_all()) };
         let place = given.place.clone();
@@ -375,7 +417,7 @@ mod tests {
         .unwrap_err();
         insta::assert_snapshot!(problems, @r#"
         ebbtide.toml:1: `data` takes a folder
-        ebbtide.toml:2: `colour` is not a setting; there are data, drain, [http], [control], [auth], [limits], [log] and [index]
+        ebbtide.toml:2: `colour` is not a setting; there are data, drain, [http], [control], [auth], [limits], [functions], [log] and [index]
         ebbtide.toml:4: `http.address` is `nowhere`; it takes an IP address and a port, as in "127.0.0.1:8080"
         ebbtide.toml:5: `http.port` is not a setting; there are http.address
         ebbtide.toml:7: `limits.body` is `5TiB`; it takes a size from 1KiB to 64MiB
@@ -399,6 +441,25 @@ mod tests {
         assert!(!format!("{config:?}").contains("a-very-secret-token"));
         let problems = from_file("control.token = 'tooshort'").unwrap_err();
         assert!(!problems.to_string().contains("tooshort"));
+    }
+
+    #[test]
+    fn what_functions_may_take_is_the_operators_to_say() {
+        let config = from_file(
+            "[functions]\nmemory = '256MiB'\nweights = ['bank=3', 'shop = 2']\nmax-memory = '32MiB'",
+        )
+        .unwrap()
+        .functions;
+        assert_eq!((config.memory, config.concurrency, config.most.memory_bytes), (256 << 20, 512, 32 << 20));
+        assert_eq!(config.weights.values().collect::<Vec<_>>(), [&3, &2]);
+        let flag = Config::parse(None, |_| None, &[("functions.memory", "1GiB".to_owned())]).unwrap();
+        assert_eq!(flag.functions.memory, 1 << 30);
+        let problems = from_file("[functions]\nmemory = '1MiB'\nweights = ['bank', 'shop=0']").unwrap_err();
+        insta::assert_snapshot!(problems, @r#"
+        ebbtide.toml:2: `functions.memory` is `1MiB`; it takes a size from 16MiB to 4096GiB, or "auto": half of what this process may use
+        ebbtide.toml:3: `functions.weights` has `bank`; it takes apps with weights from 1 to 1000, as in ["bank=3"]
+        ebbtide.toml:3: `functions.weights` has `shop=0`; it takes apps with weights from 1 to 1000, as in ["bank=3"]
+        "#);
     }
 
     #[test]
