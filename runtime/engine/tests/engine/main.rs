@@ -3,6 +3,7 @@
 mod fairness;
 #[path = "../guests/mod.rs"]
 mod guests;
+mod hostile;
 mod states;
 
 use bytes::Bytes;
