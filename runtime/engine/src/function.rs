@@ -1,5 +1,6 @@
 //! One deployed function, whatever its kind: its module, its admission, its counts, and how a call of it is bounded.
 
+use crate::durations::Durations;
 use crate::fair::App;
 use crate::gate::Place;
 use crate::host::output::Source;
@@ -39,6 +40,7 @@ pub(crate) struct Function {
     pub(crate) used_at: AtomicU64,
     pub(crate) calls: AtomicU64,
     pub(crate) errors: AtomicU64,
+    pub(crate) durations: Durations,
     pub(crate) cpu_nanos: AtomicU64,
     /// Instances made, and how long making them took.
     pub(crate) inits: AtomicU64,
@@ -67,6 +69,7 @@ impl Function {
             used_at: AtomicU64::new(0),
             calls: AtomicU64::new(0),
             errors: AtomicU64::new(0),
+            durations: Durations::default(),
             cpu_nanos: AtomicU64::new(0),
             inits: AtomicU64::new(0),
             init_nanos: AtomicU64::new(0),
@@ -108,11 +111,13 @@ impl Function {
         call: impl Future<Output = Result<T, E>>,
     ) -> Result<T, E> {
         let limit = self.spec.limits.wall;
+        let began = Instant::now();
         let result = match tokio::time::timeout(limit, call).await {
             Ok(result) => result,
             Err(_) => Err(CallError::OutOfTime { limit }.into()),
         };
         self.used();
+        self.durations.observe(began.elapsed());
         self.calls.fetch_add(1, Ordering::Relaxed);
         if result.is_err() {
             self.errors.fetch_add(1, Ordering::Relaxed);

@@ -19,6 +19,7 @@ mod bindings;
 mod budget;
 mod commands;
 mod config;
+mod durations;
 mod fair;
 mod function;
 #[cfg(feature = "testing")]
