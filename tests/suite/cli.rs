@@ -175,6 +175,8 @@ async fn status_shows_apps_projections_and_functions() {
     for text in ["bank", "balances", "aggregate.account"] {
         assert!(shown.ok().contains(text), "no {text} in {}", shown.stdout);
     }
+    let projection = shown.stdout.lines().find(|line| line.starts_with("balances"));
+    assert!(projection.is_some_and(|line| line.contains("bank") && line.contains("0")), "{}", shown.stdout);
     let metrics = String::from_utf8(node.control.get("/metrics").await.body.to_vec()).expect("text");
     for sample in [
         "ebbtide_events_appended_total{app=\"bank\"} 2",

@@ -66,16 +66,16 @@ const APPS: &[Column] = &[
 ];
 
 const PROJECTIONS: &[Column] = &[
-    ("projection", "/name", Align::Left),
+    ("projection", "/projection", Align::Left),
     ("app", "/app", Align::Left),
-    ("state", "/serving/state", Align::Left),
-    ("position", "/serving/mark", Align::Right),
-    ("lag", "/serving/lag", Align::Right),
-    ("parked", "/serving/parked", Align::Right),
+    ("state", "/state", Align::Left),
+    ("position", "/mark", Align::Right),
+    ("lag", "/lag", Align::Right),
+    ("parked", "/parked", Align::Right),
     ("successor", "/building/state", Align::Left),
     ("at", "/building/mark", Align::Right),
-    ("reason", "/serving/reason", Align::Left),
-    ("last error", "/serving/last_error", Align::Left),
+    ("reason", "/reason", Align::Left),
+    ("last error", "/last_error", Align::Left),
 ];
 
 const FUNCTIONS: &[Column] = &[
@@ -136,8 +136,8 @@ mod tests {
             "deployment": { "number": 3, "deployed_at": "2013-01-01T07:00:00.000001Z" }
         }]);
         let projections = json!([{
-            "app": "bank", "name": "balances", "building": null,
-            "serving": { "state": "catching-up", "mark": 1230, "lag": 4, "parked": 0, "last_error": null }
+            "app": "bank", "projection": "balances", "building": null,
+            "state": "catching-up", "mark": 1230, "lag": 4, "parked": 0, "last_error": null
         }]);
         insta::assert_snapshot!(render(&apps, &projections, &json!([]), Palette(false)), @r"
         app   deployment  deployed at          position  hosts
