@@ -1,6 +1,8 @@
 //! One deployed app: its log, its command path, its projections, and what is deployed of it.
 
-use crate::commands::{CommandError, CommandReply, CommandRequest, CommandService};
+use crate::commands::{
+    AggregateFunction, CommandError, CommandReply, CommandRequest, CommandService, StateError,
+};
 use crate::deploy::{Checked, DeployError, Deployment, Functions, functions};
 use crate::node::NodeDeps;
 use crate::projections::{ProjectionDeps, Projections};
@@ -10,6 +12,10 @@ use ebb_domain::port::log::EventLog;
 use ebb_domain::port::storage::Snapshots;
 use parking_lot::RwLock;
 use std::sync::Arc;
+use tokio::sync::Semaphore;
+
+/// States that are folded at once to be looked at: each takes an instance.
+const FOLDING: usize = 4;
 
 /// One deployed app.
 pub struct App {
@@ -20,6 +26,7 @@ pub struct App {
     deps: NodeDeps,
     serving: RwLock<Serving>,
     replaying: tokio::sync::Mutex<()>,
+    folding: Semaphore,
 }
 
 /// What a deployment needs, all of which may fail: got before the deployment is recorded.
@@ -83,6 +90,7 @@ impl App {
             deps,
             serving: RwLock::new(serving),
             replaying: Default::default(),
+            folding: Semaphore::new(FOLDING),
         };
         let deployment = app.deployment();
         app.swap(deployment, checked, functions).await?;
@@ -166,6 +174,16 @@ impl App {
     /// Held by the replay that runs.
     pub(crate) fn replaying(&self) -> &tokio::sync::Mutex<()> {
         &self.replaying
+    }
+
+    /// Held by those who fold a state to look at it.
+    pub(crate) fn folding(&self) -> &Semaphore {
+        &self.folding
+    }
+
+    /// The version of an aggregate that serves.
+    pub(crate) fn aggregate(&self, name: &str) -> Result<Arc<AggregateFunction>, StateError> {
+        self.commands.aggregate(name)
     }
 
     /// Finishes commands under way and stops the projections.

@@ -2,13 +2,14 @@
 //!
 //! `service` admits a command and waits for the disk; `mailbox` puts the commands of one stream in order; `runner`
 //! decides them one after another on `warm` state and stages what was decided; `function` holds a module to what its
-//! manifest entry declares.
+//! manifest entry declares. `state` shows what an aggregate's state was.
 
 mod function;
 mod mailbox;
 mod request;
 mod runner;
 mod service;
+mod state;
 #[cfg(test)]
 mod tests;
 mod warm;
@@ -18,3 +19,4 @@ pub(crate) use function::list;
 pub use mailbox::CAPACITY as MAILBOX_CAPACITY;
 pub use request::{CommandError, CommandErrorKind, CommandReply, CommandRequest, Precondition, ReplyEvent};
 pub use service::CommandService;
+pub use state::{MAX_EVENTS as STATE_MAX_EVENTS, PastState, StateError};

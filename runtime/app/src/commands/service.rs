@@ -7,6 +7,7 @@ use super::function::{AggregateFunction, list};
 use super::mailbox::{Mailboxes, Posted};
 use super::request::{CommandError, CommandErrorKind, CommandReply, CommandRequest};
 use super::runner::{Command, Decided, Runner};
+use super::state::StateError;
 use super::warm::WarmCache;
 use ebb_domain::commit::{CommandId, IdempotencyKey};
 use ebb_domain::digest::Digest;
@@ -161,6 +162,15 @@ impl CommandService {
             }
         }
         Err(CommandErrorKind::Unavailable("what was written had to be rewound, several times".into()).of(id))
+    }
+
+    /// The version of an aggregate that serves.
+    pub(crate) fn aggregate(&self, name: &str) -> Result<Arc<AggregateFunction>, StateError> {
+        let slots = self.inner.slots.read();
+        slots.get(name.as_bytes()).map(|slot| slot.current()).ok_or_else(|| StateError::UnknownAggregate {
+            aggregate: name.chars().take(80).collect(),
+            known: list(slots.keys()),
+        })
     }
 
     /// Takes no more commands, and waits until those under way are staged.

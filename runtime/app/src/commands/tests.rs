@@ -611,3 +611,46 @@ async fn closing_waits_for_commands_under_way_and_takes_no_more() {
     closing.await.unwrap();
     assert_eq!(fixture.log.durable().borrow().position.0, 1);
 }
+
+async fn state_at(node: &Fixture, revision: Option<u64>) -> Result<(u64, String), StateError> {
+    let stream = StreamId::parse("account-1").unwrap();
+    let function = function(&node.bank, b"v1", MANIFEST);
+    let module = BankModule(node.bank.clone());
+    let shown = state::state_at(&*node.log, &function, &module, &stream, revision.map(Revision)).await?;
+    assert_eq!(shown.module, function.digest);
+    Ok((shown.revision.0, String::from_utf8(shown.data.to_vec()).unwrap()))
+}
+
+#[tokio::test]
+async fn a_state_of_the_past_is_folded_from_the_first_event_whatever_is_warm_or_in_a_snapshot() {
+    let node = Fixture::new();
+    for amount in ["10", "20", "30", "40"] {
+        node.send("deposit", amount).await.unwrap();
+    }
+    let stream = StreamId::parse("account-1").unwrap();
+    let wrong = Snapshot {
+        revision: Revision(0),
+        event: node.log.events()[0].id(),
+        module: Digest::of(b"v1"),
+        state_version: None,
+        data: Bytes::from_static(b"999"),
+    };
+    node.snapshots.put(&stream, wrong);
+    let warm = node.commands.warm_aggregates("account");
+    for (revision, balance) in [(0, "10"), (1, "30"), (2, "60"), (3, "100")] {
+        assert_eq!(state_at(&node, Some(revision)).await.unwrap(), (revision, balance.to_owned()));
+    }
+    assert_eq!(state_at(&node, None).await.unwrap(), (3, "100".to_owned()));
+    assert_eq!(node.commands.warm_aggregates("account"), warm);
+    assert_eq!(node.bank.restored.load(Ordering::Relaxed), 0);
+}
+
+#[tokio::test]
+async fn a_revision_that_the_stream_has_not_reached_is_told_with_where_it_ends() {
+    let node = Fixture::new();
+    let error = state_at(&node, None).await.unwrap_err();
+    assert_eq!(error.to_string(), "stream `account-1` has no events");
+    node.send("deposit", "10").await.unwrap();
+    let error = state_at(&node, Some(7)).await.unwrap_err();
+    assert_eq!(error.to_string(), "stream `account-1` ends at revision 0");
+}
