@@ -62,8 +62,9 @@ pub trait Aggregate: Default + Serialize + DeserializeOwned + 'static {
     /// How it says no: [`Refusal`], or an enum of your own that becomes one.
     type Refusal: Into<Refusal>;
 
-    /// Whether the state is worth a snapshot. The platform takes one every `snapshot-every` events; say `false` where
-    /// streams stay short, so that folding them is cheaper than reading a snapshot.
+    /// Whether there are snapshots of the state. The platform keeps one every `snapshot-every` events, so streams that stay
+    /// shorter cost nothing; and it shows the state as one, to whoever asks with `ebb state` or on the node's page. Say
+    /// `false` where the state is not to be kept or shown.
     const SNAPSHOTS: bool = true;
 
     /// Decides what happens. Changes nothing: the events come back through [`apply`](Self::apply) once they are

@@ -47,9 +47,6 @@ impl Aggregate for State {
     type Event = FlightEvent;
     type Refusal = Refusal;
 
-    // A flight has three events at most: folding them is cheaper than a snapshot.
-    const SNAPSHOTS: bool = false;
-
     fn decide(&self, command: Command, _: &Context) -> Result<Vec<FlightEvent>, Refusal> {
         let event = match (self, command) {
             (Self::Unknown, Command::Schedule(flight)) => Scheduled(checked(flight)?),

@@ -23,8 +23,6 @@ impl Aggregate for CrewLimited {
     type Event = FlightEvent;
     type Refusal = Refusal;
 
-    const SNAPSHOTS: bool = State::SNAPSHOTS;
-
     fn decide(&self, command: Command, context: &Context) -> Result<Vec<FlightEvent>, Refusal> {
         match command {
             Command::Depart { delay } if delay > PATIENCE => {
