@@ -243,6 +243,14 @@ async fn an_allow_list_says_who_may_and_events_say_who_did() {
     bank.get("/models/balances").token(teller).await.problem(403, "forbidden");
     let row = bank.get("/models/balances/b").token(tokens::VALID).header("ebb-after", position).await;
     assert_eq!(row.ok()["owner"], "x");
+
+    // Who may deploy a module may read everything; but commands have an actor, and that is none.
+    let events = node.control.get("/apps/bank/events").await.ok();
+    assert_eq!(events["events"].as_array().map(Vec::len), Some(2), "{events}");
+    assert_eq!(node.control.get("/apps/bank/streams/account-a").await.ok()["events"][0]["sequence"], 0);
+    assert_eq!(node.control.get("/apps/bank/models/balances/b").await.ok()["owner"], "x");
+    let command = node.control.post("/apps/bank/commands/account/a/open", &json!({ "owner": "x" })).await;
+    command.problem(404, "not_found");
 }
 
 #[tokio::test]

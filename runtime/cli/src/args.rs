@@ -74,6 +74,8 @@ pub(crate) enum Command {
     Events(Events),
     /// Query a read model
     Query(Query),
+    /// Show an aggregate's state, now or after an earlier event
+    State(State),
     /// Show a node's apps, functions and projections
     Status(Status),
     /// Show what a node and its modules log, as it happens
@@ -374,6 +376,22 @@ pub(crate) struct Query {
     /// How long to wait for it, in seconds
     #[arg(long, value_name = "SECONDS", requires = "after")]
     pub(crate) wait: Option<u64>,
+}
+
+/// `ebb state`.
+#[derive(Debug, Args)]
+pub(crate) struct State {
+    /// The aggregate's stream: its name with the id behind it, `account-42`
+    pub(crate) stream: String,
+    /// After the event of this revision; the latest where none is given
+    #[arg(long, value_name = "REVISION")]
+    pub(crate) at: Option<u64>,
+    /// The app; needed where the node has several
+    #[arg(long, env = "EBB_APP", value_name = "NAME")]
+    pub(crate) app: Option<String>,
+    /// Where.
+    #[command(flatten)]
+    pub(crate) plane: ControlPlane,
 }
 
 /// `ebb status`.

@@ -54,6 +54,7 @@ async fn dispatch(output: Output, command: Command) -> Result<Exit, Failure> {
         Command::Export(args) => run::export::run(output, args).await,
         Command::Events(args) => run::events::run(output, args).await,
         Command::Query(args) => run::query::run(output, args).await,
+        Command::State(args) => run::state::run(output, args).await,
         Command::Status(args) => run::status::run(output, args).await,
         Command::Logs(args) => run::logs::run(output, args).await,
         Command::Rebuild(args) => run::projections::rebuild(output, args).await,

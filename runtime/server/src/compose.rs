@@ -1,7 +1,7 @@
 //! The composition root: puts storage, engine, node and edges together, and takes them apart again in order.
 
 use crate::config::Config;
-use crate::control::{ControlPlane, FunctionStatus};
+use crate::control::{ControlPlane, Functions};
 use crate::data::DataPlane;
 use crate::metrics::Metrics;
 use crate::serve::{Port, PortCounts, PortLimits};
@@ -107,14 +107,20 @@ impl Server {
             metrics.clone(),
             stopping.clone(),
         );
-        let functions: FunctionStatus =
-            Arc::new(move || serde_json::to_value(engine.status()).unwrap_or_default());
-        let control =
-            ControlPlane::new(node.clone(), &config.control, metrics, counts.clone(), functions, stopping);
+        let data = Arc::new(data);
+        let functions: Functions = Arc::new(move || engine.status());
+        let control = ControlPlane::new(
+            node.clone(),
+            data.clone(),
+            &config.control,
+            metrics,
+            counts.clone(),
+            functions,
+            stopping,
+        );
         let serving = |setting, address| move |error| StartError::Bind { setting, address, error };
-        let data =
-            Port::serve(data_listener, Arc::new(data), PortLimits { connections, header_timeout }, counts)
-                .map_err(serving("http.address", config.http))?;
+        let data = Port::serve(data_listener, data, PortLimits { connections, header_timeout }, counts)
+            .map_err(serving("http.address", config.http))?;
         let control_limits = PortLimits { connections: CONTROL_CONNECTIONS, header_timeout };
         let control = Port::serve(control_listener, Arc::new(control), control_limits, Arc::default())
             .map_err(serving("control.address", config.control.address))?;

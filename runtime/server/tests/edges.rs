@@ -48,7 +48,7 @@ async fn a_node_without_apps_asks_which_app_is_meant() {
 async fn probes_metrics_and_lists_are_on_the_control_port() {
     let node = start(|_| {}).await;
     let control = node.server.control_address();
-    for path in ["/livez", "/readyz", "/metrics", "/apps", "/functions", "/projections"] {
+    for path in ["/livez", "/readyz", "/metrics", "/apps", "/functions", "/projections", "/", "/ui/main.js"] {
         assert_eq!(send(control, &request("GET", path, "localhost")).await.0, 200, "{path}");
     }
     let (status, answer) = send(control, &request("HEAD", "/readyz", "localhost")).await;

@@ -196,6 +196,8 @@ impl Session {
         }
         row("GET", "/events".to_owned());
         row("GET", "/openapi.json".to_owned());
+        let page = format!("http://{}/", self.server.control_address());
+        self.output.note(format_args!("  {}  {page}", style.faint("page")));
     }
 
     fn end(self) -> Server {

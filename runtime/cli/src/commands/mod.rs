@@ -14,4 +14,5 @@ pub(crate) mod projections;
 pub(crate) mod query;
 pub(crate) mod replay;
 pub(crate) mod serve;
+pub(crate) mod state;
 pub(crate) mod status;

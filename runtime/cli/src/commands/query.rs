@@ -142,7 +142,7 @@ fn cell(value: &Value) -> String {
     }
 }
 
-fn render_row(row: &Row, output: Output) -> String {
+pub(super) fn render_row(row: &Row, output: Output) -> String {
     let width = row.keys().map(String::len).max().unwrap_or(0);
     let line = |(name, value): (&String, &Value)| {
         format!(

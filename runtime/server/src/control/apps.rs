@@ -1,5 +1,6 @@
 //! Deploying apps, looking at what is deployed, going back.
 
+use super::page::unless_known;
 use super::{ControlPlane, bundle, require_json};
 use crate::http::body::RequestBody;
 use crate::http::problem::{
@@ -20,6 +21,7 @@ use http::request::Parts;
 use http::{HeaderMap, HeaderValue, StatusCode};
 use serde::Deserialize;
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,13 +32,13 @@ const UPLOAD: Duration = Duration::from_secs(300);
 const SMALL: usize = 64 << 10;
 
 impl ControlPlane {
-    pub(super) fn apps(&self) -> Reply {
+    pub(super) fn apps(&self, parts: &Parts) -> Reply {
         let mut apps = self.node.apps();
         apps.sort_by(|a, b| a.name().cmp(b.name()));
         let mut apps: Vec<Value> = apps.iter().map(|app| summary(app)).collect();
         let closed = self.node.closed_apps().into_iter();
         apps.extend(closed.map(|(app, why)| json!({ "app": app, "unavailable": why })));
-        json(StatusCode::OK, &json!({ "apps": apps }))
+        unless_known(&parts.headers, &json!({ "apps": apps }))
     }
 
     pub(super) fn app_summary(&self, app: &str) -> Result<Reply, Problem> {
@@ -156,6 +158,7 @@ fn summary(app: &App) -> Value {
         "position": app.log().durable().borrow().position,
         "aggregates": manifest.aggregates.keys().collect::<Vec<_>>(),
         "models": manifest.models.keys().collect::<Vec<_>>(),
+        "model_keys": manifest.models.iter().map(|(name, model)| (name, &model.schema.key)).collect::<BTreeMap<_, _>>(),
         "projections": manifest.projections.keys().collect::<Vec<_>>(),
     })
 }

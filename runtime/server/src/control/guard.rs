@@ -24,8 +24,8 @@ impl Guard {
         Self { auth, hosts }
     }
 
-    /// The actor of a request that may go on.
-    pub(super) fn admit(&self, parts: &Parts) -> Result<Text, Problem> {
+    /// Whether a request is for this node, and not from a page of another origin.
+    pub(super) fn check_source(&self, parts: &Parts) -> Result<(), Problem> {
         let host = authority(&parts.headers, &parts.uri).map(host_of).unwrap_or_default();
         if !self.is_ours(host) {
             let detail = format!("the request is for host `{}`", shorten(host));
@@ -38,6 +38,11 @@ impl Guard {
                 .detail("the control plane takes no requests from pages of other origins")
                 .hint("Use `ebb`, or another client that is not a browser."));
         }
+        Ok(())
+    }
+
+    /// Who sends a request.
+    pub(super) fn authenticate(&self, parts: &Parts) -> Result<Text, Problem> {
         Ok(self.auth.authenticate(&parts.headers)?)
     }
 
@@ -56,13 +61,13 @@ mod tests {
     use super::*;
     use http::Request;
 
-    fn admit(host: &str, origin: Option<&str>) -> Result<Text, &'static str> {
+    fn admit(host: &str, origin: Option<&str>) -> Result<(), &'static str> {
         let guard = Guard::new(Arc::new(Authenticator::open_to_all()), vec!["ebb.internal".into()]);
         let mut request = Request::builder().uri("/apps").header("host", host);
         if let Some(origin) = origin {
             request = request.header("origin", origin);
         }
-        guard.admit(&request.body(()).unwrap().into_parts().0).map_err(|problem| problem.kind().code)
+        guard.check_source(&request.body(()).unwrap().into_parts().0).map_err(|problem| problem.kind().code)
     }
 
     #[test]

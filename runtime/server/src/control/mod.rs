@@ -2,12 +2,16 @@
 
 mod apps;
 pub(crate) mod bundle;
+mod functions;
 mod guard;
+mod page;
 mod projections;
+mod reads;
 mod replay;
 mod status;
 
 use crate::config::ControlConfig;
+use crate::data::DataPlane;
 use crate::http::body::RequestBody;
 use crate::http::problem::{METHOD_NOT_ALLOWED, NOT_FOUND, Problem, UNSUPPORTED_MEDIA_TYPE};
 use crate::http::reply::{Reply, empty};
@@ -19,35 +23,37 @@ use ebb_domain::event::is_json;
 use guard::Guard;
 use http::header::{ALLOW, CONTENT_TYPE};
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode};
-use serde_json::Value;
 use std::borrow::Cow;
 use std::sync::Arc;
 use tokio::sync::watch;
 
-/// What functions there are and how they do, as JSON: the engine is the composition root's to know.
-pub(crate) type FunctionStatus = Arc<dyn Fn() -> Value + Send + Sync>;
+/// What functions there are and how they do: the engine itself is the composition root's to know.
+pub(crate) type Functions = Arc<dyn Fn() -> Vec<ebb_engine::FunctionStatus> + Send + Sync>;
 
 /// Everything that the control plane answers from.
 pub(crate) struct ControlPlane {
     node: Arc<Node>,
+    /// Reads the apps' events and rows.
+    data: Arc<DataPlane>,
     guard: Guard,
     metrics: Arc<Metrics>,
     counts: Arc<PortCounts>,
-    functions: FunctionStatus,
+    functions: Functions,
     stopping: watch::Receiver<bool>,
 }
 
 impl ControlPlane {
     pub(crate) fn new(
         node: Arc<Node>,
+        data: Arc<DataPlane>,
         config: &ControlConfig,
         metrics: Arc<Metrics>,
         counts: Arc<PortCounts>,
-        functions: FunctionStatus,
+        functions: Functions,
         stopping: watch::Receiver<bool>,
     ) -> Self {
         let guard = Guard::new(config.auth.clone(), config.hosts.clone());
-        Self { node, guard, metrics, counts, functions, stopping }
+        Self { node, data, guard, metrics, counts, functions, stopping }
     }
 
     async fn route(&self, request: Request<RequestBody>) -> Result<Reply, Problem> {
@@ -64,7 +70,13 @@ impl ControlPlane {
             ["readyz"] if is_read(&parts.method) => return Ok(self.ready()),
             _ => {}
         }
-        let actor = self.guard.admit(&parts)?;
+        self.guard.check_source(&parts)?;
+        match segments[..] {
+            [""] if is_read(&parts.method) => return page::file(&[], &parts.headers),
+            ["ui", ref path @ ..] if is_read(&parts.method) => return page::file(path, &parts.headers),
+            _ => {}
+        }
+        let actor = self.guard.authenticate(&parts)?;
         if parts.method == Method::OPTIONS {
             let mut reply = empty(StatusCode::NO_CONTENT);
             reply.headers_mut().insert(ALLOW, HeaderValue::from_static(methods));
@@ -73,14 +85,18 @@ impl ControlPlane {
         let method = if parts.method == Method::HEAD { "GET" } else { parts.method.as_str() };
         match (method, &segments[..]) {
             ("GET", ["metrics"]) => Ok(self.metrics_page()),
-            ("GET", ["functions"]) => Ok(self.function_status()),
+            ("GET", ["functions"]) => self.function_status(&parts),
             ("GET", ["logs"]) => crate::logs::answer(&parts, self.stopping.clone()),
-            ("GET", ["projections"]) => Ok(self.projection_status()),
-            ("GET", ["apps"]) => Ok(self.apps()),
+            ("GET", ["projections"]) => self.projection_status(&parts),
+            ("GET", ["apps"]) => Ok(self.apps(&parts)),
             ("GET", ["apps", app]) => self.app_summary(app),
             ("PUT", ["apps", app]) => self.deploy(app, &parts, body, actor).await,
             ("DELETE", ["apps", app]) => self.remove(app, &parts, actor).await,
             ("GET", ["apps", app, "deployments"]) => self.deployments(app).await,
+            ("GET", ["apps", app, "streams", stream, "state"]) => self.state(app, stream, &parts).await,
+            ("GET", ["apps", app, "events" | "streams" | "models" | "command-log", ..]) => {
+                self.read(app, &parts, actor).await
+            }
             ("POST", ["apps", app, "check"]) => self.check(app, &parts, body).await,
             ("POST", ["apps", app, "rollback"]) => self.rollback(app, &parts, body, actor).await,
             ("POST", ["apps", app, "replay"]) => self.replay(app, &parts, body).await,
@@ -116,6 +132,10 @@ fn methods(segments: &[&str]) -> Option<&'static str> {
             "GET, HEAD, OPTIONS"
         }
         ["apps", _] => "GET, HEAD, PUT, DELETE, OPTIONS",
+        [""] | ["ui", _, ..] | ["apps", _, "events"] => "GET, HEAD, OPTIONS",
+        ["apps", _, "streams" | "models" | "command-log", _]
+        | ["apps", _, "models", _, _]
+        | ["apps", _, "streams", _, "state"] => "GET, HEAD, OPTIONS",
         ["apps", _, "deployments"] | ["apps", _, "projections", _, "parked"] => "GET, HEAD, OPTIONS",
         ["apps", _, "check" | "rollback" | "replay"]
         | ["apps", _, "projections", _, "rebuild"]

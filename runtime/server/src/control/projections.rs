@@ -2,6 +2,7 @@
 
 use super::ControlPlane;
 use super::apps::read_json;
+use super::page::unless_known;
 use crate::http::body::RequestBody;
 use crate::http::problem::{
     BAD_QUERY, INTERNAL, NOT_PARKED, PROJECTION_UNAVAILABLE, Problem, REBUILD_IN_PROGRESS, UNKNOWN_PROJECTION,
@@ -37,12 +38,22 @@ struct Skip {
 }
 
 impl ControlPlane {
-    pub(super) fn projection_status(&self) -> Reply {
+    /// `GET /projections[?app=]`.
+    pub(super) fn projection_status(&self, parts: &Parts) -> Result<Reply, Problem> {
+        let mut only = None;
+        for (name, value) in parameters(parts.uri.query())? {
+            if name != "app" {
+                let detail = format!("there is no parameter `{}` here; there is app", shorten(&name));
+                return Err(BAD_QUERY.detail(detail));
+            }
+            only = Some(value);
+        }
         let mut projections = Vec::new();
-        for app in self.node.apps() {
+        let apps = self.node.apps();
+        for app in apps.iter().filter(|app| only.as_deref().is_none_or(|only| only == &**app.name())) {
             projections.extend(app.projections().status().iter().map(|status| shown(app.name(), status)));
         }
-        json(StatusCode::OK, &json!({ "projections": projections }))
+        Ok(unless_known(&parts.headers, &json!({ "projections": projections })))
     }
 
     pub(super) fn projection_metrics(&self, page: &mut Page) {

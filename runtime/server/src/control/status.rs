@@ -24,10 +24,6 @@ impl ControlPlane {
         json(StatusCode::OK, &serde_json::json!({ "status": "ready" }))
     }
 
-    pub(super) fn function_status(&self) -> Reply {
-        json(StatusCode::OK, &serde_json::json!({ "functions": (self.functions)() }))
-    }
-
     pub(super) fn metrics_page(&self) -> Reply {
         let mut page = Page::default();
         self.metrics.write(&mut page);

@@ -327,7 +327,7 @@ fn kind_problem(kind: CommandErrorKind) -> Problem {
 }
 
 /// A module's failure. What it said when it trapped is for its author, who reads the log, and not for its callers.
-fn module_problem(error: CallError) -> Problem {
+pub(crate) fn module_problem(error: CallError) -> Problem {
     let detail = error.to_string();
     match error {
         CallError::Trapped(trap) => {

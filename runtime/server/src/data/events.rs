@@ -3,7 +3,6 @@
 use super::commands::one;
 use super::query::{default_limit, parse_limit};
 use super::{Call, DataPlane};
-use crate::auth::authorize;
 use crate::http::problem::{
     BAD_HEADER, BAD_QUERY, INTERNAL, INVALID_KEY, LOG_DAMAGED, POSITION_UNKNOWN, Problem, UNKNOWN_AGGREGATE,
 };
@@ -136,7 +135,7 @@ pub(super) fn unknown_position(asked: Position, durable: Position) -> Problem {
 /// manifest have no list.
 pub(super) fn authorize_category(call: &Call<'_>, category: &str) -> Result<(), Problem> {
     match call.manifest.aggregates.values().find(|spec| *spec.name == *category) {
-        Some(spec) => Ok(authorize(&spec.allow, &call.actor, || format!("aggregate {category}"))?),
+        Some(spec) => call.authorize(&spec.allow, || format!("aggregate {category}")),
         None => Ok(()),
     }
 }
@@ -145,10 +144,10 @@ pub(super) fn authorize_category(call: &Call<'_>, category: &str) -> Result<(), 
 /// that are no longer in the manifest are left out too.
 fn permitted_categories(call: &Call<'_>) -> Option<HashSet<Text>> {
     let aggregates = call.manifest.aggregates.values();
-    if aggregates.clone().all(|spec| spec.allow.permits(&call.actor)) {
+    if aggregates.clone().all(|spec| call.is_permitted(&spec.allow)) {
         return None;
     }
-    let permitted = aggregates.filter(|spec| spec.allow.permits(&call.actor));
+    let permitted = aggregates.filter(|spec| call.is_permitted(&spec.allow));
     Some(permitted.map(|spec| spec.name.text().clone()).collect())
 }
 

@@ -11,7 +11,7 @@ mod live;
 mod models;
 pub(crate) mod query;
 
-use crate::auth::Authenticator;
+use crate::auth::{Authenticator, authorize};
 use crate::config::EdgeLimits;
 use crate::http::body::RequestBody;
 use crate::http::cors::{self, Origin};
@@ -25,7 +25,7 @@ use crate::serve::Plane;
 use cursor::Sealer;
 use ebb_app::app::App;
 use ebb_app::node::Node;
-use ebb_domain::manifest::Manifest;
+use ebb_domain::manifest::{Allow, Manifest};
 use ebb_domain::text::Text;
 use http::request::Parts;
 use http::{Method, Request, StatusCode};
@@ -49,8 +49,25 @@ struct Call<'a> {
     app: &'a Arc<App>,
     manifest: &'a Arc<Manifest>,
     actor: Text,
+    /// Whoever has the control plane may deploy what reads everything: `allow` lists are not for them.
+    is_operator: bool,
     parts: &'a Parts,
     started: Instant,
+}
+
+impl Call<'_> {
+    /// Whether an `allow` list lets this caller in.
+    fn is_permitted(&self, allow: &Allow) -> bool {
+        self.is_operator || allow.permits(&self.actor)
+    }
+
+    /// The same as an error that names what was asked for.
+    fn authorize(&self, allow: &Allow, what: impl FnOnce() -> String) -> Result<(), Problem> {
+        if self.is_operator {
+            return Ok(());
+        }
+        Ok(authorize(allow, &self.actor, what)?)
+    }
 }
 
 /// What a path means, with its raw segments.
@@ -160,7 +177,7 @@ impl DataPlane {
         }
         let actor = self.auth.authenticate(&parts.headers)?;
         let manifest = &app.manifest();
-        let call = Call { app, manifest, actor, parts, started };
+        let call = Call { app, manifest, actor, is_operator: false, parts, started };
         match route {
             Route::Command { aggregate, key, command } => {
                 // A page of a foreign origin can send a POST without asking first: CORS only keeps it from reading
@@ -170,12 +187,36 @@ impl DataPlane {
                 }
                 self.command(&call, aggregate, key, command, body).await
             }
-            Route::CommandLog { id } => self.command_log(&call, id).await,
-            Route::Stream { stream } => self.stream(&call, stream).await,
-            Route::Events => self.events(&call).await,
-            Route::Rows { model } => self.rows(&call, model).await,
-            Route::Row { model, key } => self.row(&call, model, key).await,
-            Route::OpenApi => Ok(json(StatusCode::OK, &*app.openapi())),
+            read => self.read(&call, read).await,
+        }
+    }
+
+    /// A read for the operator, who comes by the control plane: the same paths, bounds and answers as here. None where
+    /// there is nothing at the path.
+    pub(crate) async fn read_as_operator(
+        &self,
+        app: &Arc<App>,
+        path: &str,
+        parts: &Parts,
+        actor: Text,
+    ) -> Option<Result<Reply, Problem>> {
+        let route = Route::of(path)?;
+        let manifest = &app.manifest();
+        let call = Call { app, manifest, actor, is_operator: true, parts, started: Instant::now() };
+        Some(self.read(&call, route).await)
+    }
+
+    async fn read(&self, call: &Call<'_>, route: Route<'_>) -> Result<Reply, Problem> {
+        match route {
+            Route::Command { .. } => {
+                Err(METHOD_NOT_ALLOWED.detail("this is no path to read").allow(route.methods()))
+            }
+            Route::CommandLog { id } => self.command_log(call, id).await,
+            Route::Stream { stream } => self.stream(call, stream).await,
+            Route::Events => self.events(call).await,
+            Route::Rows { model } => self.rows(call, model).await,
+            Route::Row { model, key } => self.row(call, model, key).await,
+            Route::OpenApi => Ok(json(StatusCode::OK, &*call.app.openapi())),
         }
     }
 }

@@ -3,7 +3,6 @@
 use super::freshness::Freshness;
 use super::query::parse_query;
 use super::{Call, DataPlane};
-use crate::auth::authorize;
 use crate::http::problem::{
     BAD_QUERY, NO_SUCH_ROW, PROJECTION_BEHIND, PROJECTION_PARKED, PROJECTION_UNAVAILABLE, Problem,
     UNKNOWN_MODEL,
@@ -107,7 +106,7 @@ fn permit(call: &Call<'_>, model: &str) -> Result<(), Problem> {
         let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
         UNKNOWN_MODEL.detail(format!("this app has no model `{}`; it has {known}", shorten(model)))
     })?;
-    Ok(authorize(&spec.allow, &call.actor, || format!("model {model}"))?)
+    call.authorize(&spec.allow, || format!("model {model}"))
 }
 
 /// Rows can always be made again from the log: whatever keeps them from being read passes.

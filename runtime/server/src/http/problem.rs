@@ -91,6 +91,8 @@ catalogue! {
         "If a command has just made it, ask with `Ebb-After: POSITION`, the `Ebb-Position` of the command's answer.";
     NO_SUCH_COMMAND = 404 "no_such_command", "The log has no command with this id",
         "It left no commit: it was never decided, or it was refused without an idempotency key.";
+    NO_SUCH_REVISION = 404 "no_such_revision", "The stream does not reach this revision",
+        "`last_revision` is its last, if it has any events.";
     UNKNOWN_PROJECTION = 404 "unknown_projection", "The app has no such projection",
         "`ebb status` lists the projections.";
     NOT_PARKED = 404 "not_parked", "This key is not parked",
@@ -109,6 +111,10 @@ catalogue! {
         "`Ebb-After` takes the `Ebb-Position` of an answer from this app.";
     DEPLOYMENT_CONFLICT = 409 "deployment_conflict", "The app is at another deployment than the request expects",
         "Look at `GET /apps/{app}`, and send `If-Match` with its number.";
+    STATE_NOT_SHOWN = 409 "state_not_shown", "The module does not show its state",
+        "A state is shown as the module's snapshot. Let it make snapshots: in the Rust SDK, `SNAPSHOTS` is true unless it says otherwise.";
+    TOO_MANY_EVENTS = 409 "too_many_events", "More events lead there than are folded for one answer",
+        "Look at an earlier revision.";
     HOST_TAKEN = 409 "host_taken", "A host name belongs to another app",
         "Take it from that app's `hosts` first, or use another name.";
     REBUILD_IN_PROGRESS = 409 "rebuild_in_progress", "The projection is being rebuilt already",
