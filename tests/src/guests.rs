@@ -41,6 +41,26 @@ pub fn flights() -> App {
     App::in_folder(&examples("flights"))
 }
 
+/// An example in a language other than Rust, built by the script that installs what that needs.
+///
+/// # Panics
+/// It can't be built.
+#[must_use]
+pub fn language(name: &str, example: &str) -> App {
+    let folder = repository().join("guest-examples").join(example);
+    let mut build = Command::new(repository().join("scripts/build-language"));
+    run(build.arg(name).arg(&folder), &folder);
+    App::in_folder(&folder)
+}
+
+/// Puts the programs of the guide into a folder, one for each language.
+///
+/// # Panics
+/// They can't be built.
+pub fn counters(folder: &Path) {
+    run(Command::new(repository().join("scripts/build-counters")).arg(folder), folder);
+}
+
 /// Builds everything that is deployed, once a process; cargo sees to the rest. All go into one folder, because they
 /// share nearly everything that they are compiled from.
 fn modules() -> &'static Path {
@@ -71,7 +91,11 @@ fn build(folder: &Path, command: &[&str]) {
             build.env_remove(name);
         }
     }
-    let output = build.output().expect("scripts/build-guest can be run");
+    run(&mut build, folder);
+}
+
+fn run(build: &mut Command, folder: &Path) {
+    let output = build.output().expect("the script can be run");
     assert!(
         output.status.success(),
         "the modules of {} could not be built:\n{}",

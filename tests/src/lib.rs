@@ -19,6 +19,6 @@ pub use client::{Client, Reply, Request};
 pub use dice::Dice;
 pub use events::{LiveEvents, Message};
 pub use files::{copy_folder, files_in, remove_folder};
-pub use guests::{bank, examples, flights, guest, repository};
+pub use guests::{bank, counters, examples, flights, guest, language, repository};
 pub use node::{Node, NodeBuilder};
 pub use wait::{eventually, within};

@@ -13,6 +13,7 @@ mod dev;
 mod faults;
 mod flights;
 mod hostile;
+mod languages;
 mod page;
 mod projections;
 mod reads;

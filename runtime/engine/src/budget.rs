@@ -74,6 +74,13 @@ impl Charge {
         Ok(())
     }
 
+    /// Gives some of it back.
+    pub(crate) fn shrink(&mut self, bytes: u64) {
+        debug_assert!(bytes <= self.bytes, "no more goes back than was taken");
+        self.budget.used.fetch_sub(bytes, Ordering::Relaxed);
+        self.bytes -= bytes;
+    }
+
     /// What has been taken.
     pub(crate) fn bytes(&self) -> u64 {
         self.bytes
@@ -99,6 +106,8 @@ mod tests {
         assert_eq!(one.grow(1), Err(overloaded(Lack::Memory(100))));
         assert!(other.grow(u64::MAX).is_err());
         assert_eq!((budget.used(), one.bytes()), (100, 60));
+        one.shrink(10);
+        assert_eq!((budget.used(), one.bytes()), (90, 50));
         drop(one);
         assert!(other.grow(60).is_ok());
         drop(other);

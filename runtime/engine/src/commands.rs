@@ -11,6 +11,7 @@
 //! [`InstancePolicy::reuse`]: ebb_domain::limits::InstancePolicy::reuse
 
 use crate::bindings::{NewEventOut, PastEventIn};
+use crate::budget::Charge;
 use crate::function::{Admitted, Function, overloaded};
 use crate::live::Live;
 use crate::pool::Pool;
@@ -236,7 +237,8 @@ impl Commands {
 /// bytes of as much memory as those could have.
 pub(crate) struct Tenancy {
     commands: Arc<Commands>,
-    bytes: u64,
+    /// Of the node's memory.
+    taken: Charge,
 }
 
 impl Tenancy {
@@ -244,30 +246,40 @@ impl Tenancy {
         let policy = &commands.function.spec.instances;
         let places = policy.max.get().saturating_mul(policy.aggregates.get());
         let tenants = commands.tenants.fetch_add(1, Ordering::Relaxed);
-        let tenancy = Self { commands, bytes: 0 };
+        let taken = Charge::new(commands.function.node.budget.clone());
+        let tenancy = Self { commands, taken };
         if tenants >= places {
             return Err(overloaded(Lack::Aggregates(places)));
         }
         Ok(tenancy)
     }
 
-    /// The aggregate now holds so many bytes.
+    /// The aggregate now holds so many bytes; where there are not so many, it holds what it held before.
     pub(crate) fn hold(&mut self, bytes: usize) -> Result<(), CallError> {
-        let (before, bytes) = (mem::replace(&mut self.bytes, bytes as u64), bytes as u64);
+        let (before, bytes) = (self.taken.bytes(), bytes as u64);
         let held = &self.commands.held;
+        if bytes <= before {
+            held.fetch_sub(before - bytes, Ordering::Relaxed);
+            self.taken.shrink(before - bytes);
+            return Ok(());
+        }
+        let more = bytes - before;
         let spec = &self.commands.function.spec;
         let limit = spec.limits.memory_bytes.saturating_mul(u64::from(spec.instances.max.get()));
-        let others = held.fetch_add(bytes.wrapping_sub(before), Ordering::Relaxed).wrapping_sub(before);
-        if bytes > before && others.saturating_add(bytes) > limit {
-            return Err(overloaded(Lack::Held(limit)));
+        let taken = match held.fetch_add(more, Ordering::Relaxed).saturating_add(more) > limit {
+            true => Err(overloaded(Lack::Held(limit))),
+            false => self.taken.grow(more),
+        };
+        if taken.is_err() {
+            held.fetch_sub(more, Ordering::Relaxed);
         }
-        Ok(())
+        taken
     }
 }
 
 impl Drop for Tenancy {
     fn drop(&mut self) {
-        self.commands.held.fetch_sub(self.bytes, Ordering::Relaxed);
+        self.commands.held.fetch_sub(self.taken.bytes(), Ordering::Relaxed);
         self.commands.tenants.fetch_sub(1, Ordering::Relaxed);
     }
 }

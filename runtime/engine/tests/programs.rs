@@ -356,7 +356,15 @@ async fn a_function_holds_no_more_aggregates_of_a_program_than_of_a_component() 
     let large = Bytes::from(format!("\"{}\"", "x".repeat(9 << 20)));
     let too_large = module.open(&StreamId::parse("counter-c").unwrap(), Some(large)).await;
     assert!(matches!(too_large.err(), Some(CallError::Overloaded { .. })));
-    open(&module).await;
+    let mut aggregate = open(&module).await;
+    let large =
+        PastEvent { data: Bytes::from(format!("\"{}\"", "x".repeat(9 << 20))), ..past(0..1).remove(0) };
+    for _ in 0..2 {
+        // Told to come again, it is told so again: nothing of the first time was kept.
+        let too_large = aggregate.apply(std::slice::from_ref(&large)).await;
+        assert!(matches!(too_large, Err(CallError::Overloaded { .. })), "{too_large:?}");
+    }
+    aggregate.apply(&past(0..1)).await.unwrap();
 }
 
 #[tokio::test]
