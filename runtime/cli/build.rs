@@ -9,9 +9,11 @@ use std::path::{Path, PathBuf};
 fn main() {
     let here = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").expect("cargo sets it"));
     let mut listing = String::new();
-    for (name, folder) in
-        [("AGGREGATE", "templates/aggregate"), ("AGGREGATE_PROJECTION", "templates/aggregate-projection")]
-    {
+    for (name, folder) in [
+        ("AGGREGATE", "templates/aggregate"),
+        ("AGGREGATE_PROJECTION", "templates/aggregate-projection"),
+        ("HTTP", "templates/http"),
+    ] {
         list(&mut listing, name, &here.join(folder), &[]);
     }
     list(&mut listing, "SDK", &here.join("../../sdk/rust"), &["Cargo.toml", "src"]);

@@ -12,7 +12,7 @@ pub fn repository() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the crate is in a folder of the repository")
 }
 
-/// The folder of an example that was built: `flights`, `bank`.
+/// The folder of an example that was built: `flights`, `bank`, `hello-http`.
 #[must_use]
 pub fn examples(name: &str) -> PathBuf {
     modules();
@@ -67,7 +67,7 @@ fn modules() -> &'static Path {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
     BUILT.get_or_init(|| {
         let examples = repository().join("guest-examples");
-        for example in ["bank", "flights"] {
+        for example in ["bank", "flights", "hello-http"] {
             build(&examples.join(example), &[]);
         }
         let target = examples.join("target");

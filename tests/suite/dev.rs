@@ -42,7 +42,7 @@ async fn cargo_test(app: &Path) {
 
 #[tokio::test]
 async fn a_new_app_builds_tests_and_runs_in_any_empty_folder() {
-    for template in ["aggregate", "aggregate-projection"] {
+    for template in ["aggregate", "aggregate-projection", "http"] {
         let home = empty();
         let app = new(home.path(), template).await;
         let path = app.to_str().unwrap();
@@ -51,6 +51,10 @@ async fn a_new_app_builds_tests_and_runs_in_any_empty_folder() {
         cargo_test(&app).await;
         let node = Node::start_fresh().await;
         node.ebb_control(&["deploy", path]).await.ok();
+        if template == "http" {
+            assert_eq!(node.data.get("/hello/Ann").await.body, "Hello, Ann!\n");
+            continue;
+        }
         let reply =
             node.ebb(&["command", "counter", "a", "increment", r#"{"by": 2}"#, "--json"]).await.json();
         if template == "aggregate-projection" {

@@ -4,6 +4,7 @@ use crate::commands::{
     AggregateFunction, CommandError, CommandReply, CommandRequest, CommandService, StateError,
 };
 use crate::deploy::{Checked, DeployError, Deployment, Functions, functions};
+use crate::functions::HttpRoutes;
 use crate::node::NodeDeps;
 use crate::projections::{ProjectionDeps, Projections};
 use ebb_domain::manifest::Manifest;
@@ -57,6 +58,7 @@ struct Serving {
     manifest: Arc<Manifest>,
     deployment: Arc<Deployment>,
     openapi: Arc<serde_json::Value>,
+    http: Arc<HttpRoutes>,
 }
 
 impl App {
@@ -81,6 +83,7 @@ impl App {
             manifest: Arc::new(checked.manifest.clone()),
             deployment: Arc::new(deployment),
             openapi: Arc::default(),
+            http: Arc::default(),
         };
         let app = Self {
             name,
@@ -114,6 +117,7 @@ impl App {
             manifest: Arc::new(checked.manifest.clone()),
             deployment,
             openapi: Arc::new(functions.openapi),
+            http: Arc::new(functions.http),
         };
         Ok(())
     }
@@ -145,6 +149,12 @@ impl App {
     #[must_use]
     pub fn openapi(&self) -> Arc<serde_json::Value> {
         self.serving.read().openapi.clone()
+    }
+
+    /// Its HTTP functions. Requests under way finish with the deployment that they began with.
+    #[must_use]
+    pub fn http_routes(&self) -> Arc<HttpRoutes> {
+        self.serving.read().http.clone()
     }
 
     /// Its log.

@@ -5,9 +5,10 @@
 
 use crate::bundle::{Bundle, MANIFEST};
 use crate::commands::AggregateFunction;
+use crate::functions::{HttpEndpoint, HttpRoutes};
 use bytes::Bytes;
 use ebb_domain::digest::Digest;
-use ebb_domain::manifest::{FilePurpose, FileRef, Manifest, Problems};
+use ebb_domain::manifest::{FilePurpose, FileRef, Manifest, Problems, Trigger};
 use ebb_domain::name::AppName;
 use ebb_domain::port::guest::{Engine, FunctionSpec};
 use ebb_domain::port::storage::{Storage, StorageError};
@@ -182,6 +183,7 @@ pub(crate) async fn restore(
 pub(crate) struct Functions {
     pub aggregates: Vec<AggregateFunction>,
     pub projections: Vec<crate::projections::ProjectionDeployment>,
+    pub http: HttpRoutes,
     pub openapi: serde_json::Value,
 }
 
@@ -238,7 +240,29 @@ pub(crate) fn functions(engine: &Arc<dyn Engine>, checked: &Checked) -> Result<F
                 .map(|model| model.schema.clone())
                 .collect(),
         });
-    Ok(Functions { aggregates, projections: projections.collect(), openapi: openapi(checked) })
+    let mut endpoints = Vec::new();
+    for spec in checked.manifest.functions.values() {
+        let Trigger::Http(trigger) = &spec.trigger;
+        let function = FunctionSpec {
+            app: app.clone(),
+            function: format!("function.{}", spec.name).into(),
+            module: digest(&spec.module),
+            limits: spec.limits,
+            instances: spec.instances,
+            capabilities: Arc::new(spec.capabilities.clone()),
+        };
+        let function = engine
+            .http(function, trigger.max_response)
+            .map_err(|error| DeployError::Unavailable(error.to_string()))?;
+        endpoints.push(HttpEndpoint {
+            name: spec.name.clone(),
+            trigger: trigger.clone(),
+            allow: spec.allow.clone(),
+            function,
+        });
+    }
+    let http = HttpRoutes::new(endpoints);
+    Ok(Functions { aggregates, projections: projections.collect(), http, openapi: openapi(checked) })
 }
 
 fn openapi(checked: &Checked) -> serde_json::Value {

@@ -5,6 +5,7 @@ pub mod app;
 pub mod bundle;
 pub mod commands;
 pub mod deploy;
+pub mod functions;
 pub mod node;
 pub mod projections;
 pub mod replay;

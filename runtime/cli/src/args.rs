@@ -143,6 +143,8 @@ pub(crate) enum Template {
     Aggregate,
     /// An aggregate, and a projection of its events into a read model.
     AggregateProjection,
+    /// An HTTP function.
+    Http,
 }
 
 /// `ebb build`.

@@ -64,7 +64,10 @@ fn config(pooled_instances: Option<u32>) -> Config {
         .wasm_stack_switching(false)
         .wasm_custom_page_sizes(false)
         .wasm_wide_arithmetic(false)
-        .wasm_component_model(true);
+        .wasm_component_model(true)
+        // Tasks, streams and futures of components, which WASI 0.3 is made of. Only HTTP functions may use them:
+        // `features` refuses modules of the deterministic worlds that do.
+        .wasm_component_model_async(true);
 
     config.epoch_interruption(true).max_wasm_stack(WASM_STACK).async_stack_size(CALL_STACK);
     config.memory_init_cow(true);
@@ -111,10 +114,10 @@ pub(crate) fn fingerprint(engine: &Engine) -> String {
     format!("{:016x}", hasher.finish())
 }
 
-/// Proposals as [`config`] has them, for validation before compiling.
-pub(crate) fn features() -> wasmparser::WasmFeatures {
+/// Proposals as [`config`] has them, for validation before compiling; with or without concurrency in components.
+pub(crate) fn features(concurrent: bool) -> wasmparser::WasmFeatures {
     use wasmparser::WasmFeatures as F;
-    F::default()
+    let features = F::default()
         - F::GC
         - F::FUNCTION_REFERENCES
         - F::EXCEPTIONS
@@ -122,7 +125,8 @@ pub(crate) fn features() -> wasmparser::WasmFeatures {
         - F::MEMORY64
         - F::MULTI_MEMORY
         - F::TAIL_CALL
-        - F::CM_ASYNC
+        - F::CM_ASYNC;
+    if concurrent { features | F::CM_ASYNC } else { features }
 }
 
 #[cfg(test)]

@@ -9,7 +9,8 @@
 //! - `world` reads what a module is and imports, and lifts core modules; `module` compiles and loads; `artefact` is
 //!   the folder of machine code.
 //! - `function` has what functions of all kinds share; `pool` keeps their instances, `live` is one and its calls.
-//!   `commands` and `projections` are the kinds, `program` is modules of either that speak JSON over stdio. `node` has what all functions share, and takes back what is idle.
+//!   `commands`, `projections` and `http` are the kinds, `program` is modules of the first two that speak JSON over
+//!   stdio. `node` has what all functions share, and takes back what is idle.
 //! - `gate` and `turns` are what apps get a fair share of: places for calls, and processors. `budget` is the memory, and
 //!   `sweep` gives back what wasmtime keeps of it.
 //! - `host` is what guests see; `bindings` are the types of `wit/functions.wit`.
@@ -27,6 +28,7 @@ mod function;
 pub mod fuzz;
 mod gate;
 mod host;
+mod http;
 mod live;
 mod meter;
 mod module;
@@ -51,11 +53,11 @@ use ebb_domain::limits::{Limits, cap};
 use ebb_domain::name::AppName;
 use ebb_domain::port::Future;
 use ebb_domain::port::guest::{
-    BodyBounds, CallError, CommandModule, CompileError, Engine, FunctionSpec, HttpFunction, ModuleKind,
-    ProjectionModule,
+    CallError, CommandModule, CompileError, Engine, FunctionSpec, HttpFunction, ModuleKind, ProjectionModule,
 };
 use fair::Apps;
 use function::Function;
+use http::{Http, HttpInstance};
 use live::Live;
 use module::{CompileLimits, Modules};
 use node::{Node, Parts};
@@ -255,10 +257,10 @@ impl Engine for WasmEngine {
         Ok(Arc::new(Projection(pool)))
     }
 
-    fn http(&self, spec: FunctionSpec, _: BodyBounds) -> Result<Arc<dyn HttpFunction>, CallError> {
-        Err(CallError::Failed(format!(
-            "`{}` can't be run: this engine does not run HTTP functions yet",
-            spec.function
-        )))
+    fn http(&self, spec: FunctionSpec, max_response: u64) -> Result<Arc<dyn HttpFunction>, CallError> {
+        let kind = ModuleKind::Http(spec.capabilities.grants());
+        let pool = InstancePool::<HttpInstance>::new(self.function(spec, kind)?);
+        self.add(&pool);
+        Ok(Arc::new(Http::new(pool, max_response)))
     }
 }

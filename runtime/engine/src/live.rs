@@ -61,6 +61,7 @@ impl Exports {
                 let instance = pre.instantiate_async(&mut *store).await?;
                 instance.get_func(store, "_start").map(Self::Start)
             }
+            Form::Http(_) => return Err(wrong_kind()),
         };
         exports.ok_or_else(|| CallError::Failed("an export is missing".into()).into())
     }

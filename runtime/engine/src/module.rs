@@ -4,10 +4,11 @@ use crate::Fetch;
 use crate::artefact::{Artefact, Artefacts};
 use crate::budget::{Budget, Charge};
 use crate::host::{self, State};
+use crate::http;
 use crate::world::{self, Admitted, KindExt};
 use bytes::Bytes;
 use ebb_domain::digest::Digest;
-use ebb_domain::port::guest::{CallError, CompileError, ModuleKind};
+use ebb_domain::port::guest::{CallError, CompileError, Grants, ModuleKind};
 use futures_util::FutureExt as _;
 use futures_util::future::{BoxFuture, Shared};
 use parking_lot::Mutex;
@@ -21,6 +22,7 @@ use std::time::Duration;
 use tokio::sync::Semaphore;
 use wasmtime::component::{Component, ComponentExportIndex, InstancePre, Linker};
 use wasmtime::{Engine, InstancePre as CoreInstancePre, Linker as CoreLinker};
+use wasmtime_wasi_http::handler::ProxyPre;
 
 /// Compilations at once: each takes a thread and perhaps hundreds of megabytes.
 const COMPILERS: usize = 2;
@@ -30,6 +32,8 @@ pub(crate) struct Modules {
     engine: Engine,
     linker: Linker<State>,
     programs: CoreLinker<State>,
+    /// Of HTTP functions, made when the first of its grants is linked.
+    http_linkers: Mutex<HashMap<Grants, Arc<Linker<http::State>>>>,
     artefacts: Artefacts,
     compilers: Arc<Semaphore>,
     limits: CompileLimits,
@@ -84,6 +88,8 @@ pub(crate) enum Form {
     },
     /// A core module with a `_start`.
     Program(CoreInstancePre<State>),
+    /// A component of `wasi:http`.
+    Http(ProxyPre<http::State>),
 }
 
 /// Where the functions are among a component's exports.
@@ -125,6 +131,7 @@ impl Modules {
             engine,
             linker,
             programs,
+            http_linkers: Mutex::default(),
             artefacts,
             compilers,
             limits,
@@ -144,9 +151,6 @@ impl Modules {
         wasm: Bytes,
         kind: ModuleKind,
     ) -> Result<Digest, CompileError> {
-        if let ModuleKind::Http(_) = kind {
-            return Err(CompileError::Failed("this engine does not run HTTP functions yet".into()));
-        }
         let (size, limit) = (wasm.len() as u64, self.limits.bytes);
         if size > limit {
             return Err(CompileError::TooLarge { size, limit });
@@ -154,11 +158,15 @@ impl Modules {
         let ours = self.clone();
         let bytes = wasm.clone();
         let (digest, there) = blocking(move || {
+            // What a function is granted is not the artefact's business: it is looked at each time.
+            if let ModuleKind::Http(_) = kind {
+                world::admit(&bytes, kind)?;
+            }
             let digest = Digest::of(&bytes);
-            (digest, ours.artefacts.load(&ours.engine, &digest, kind).is_some())
+            Ok::<_, CompileError>((digest, ours.artefacts.load(&ours.engine, &digest, kind).is_some()))
         })
         .await
-        .map_err(CompileError::Failed)?;
+        .map_err(CompileError::Failed)??;
         if !there {
             self.compile_bounded(wasm, digest, kind).await?;
         }
@@ -221,12 +229,25 @@ impl Modules {
             Artefact::Component(component) => component,
             Artefact::Program(module) => return Ok(Form::Program(self.programs.instantiate_pre(module)?)),
         };
+        if let ModuleKind::Http(grants) = kind {
+            let pre = self.http_linker(grants)?.instantiate_pre(component)?;
+            return Ok(Form::Http(http::proxy(pre)?));
+        }
         let exports = export_indices(component, kind)?;
         let pre = match host::linker_with_sockets(&self.linker, &self.engine, component)? {
             Some(linker) => linker.instantiate_pre(component)?,
             None => self.linker.instantiate_pre(component)?,
         };
         Ok(Form::Component { pre, exports })
+    }
+
+    fn http_linker(&self, grants: Grants) -> wasmtime::Result<Arc<Linker<http::State>>> {
+        if let Some(linker) = self.http_linkers.lock().get(&grants) {
+            return Ok(linker.clone());
+        }
+        let linker = Arc::new(http::linker(&self.engine, grants)?);
+        self.http_linkers.lock().insert(grants, linker.clone());
+        Ok(linker)
     }
 
     /// The module of a digest, not loaded yet.
@@ -405,7 +426,7 @@ fn export_indices(component: &Component, kind: ModuleKind) -> wasmtime::Result<E
             snapshot: function("[method]aggregate.snapshot")?,
         },
         ModuleKind::Projection => ExportIndices::Projection { apply: function("apply")? },
-        ModuleKind::Http(_) => return Err(missing("the interface")),
+        ModuleKind::Http(_) => return Err(wasmtime::format_err!("has no exports to look up")),
     })
 }
 

@@ -3,6 +3,7 @@
 
 use crate::config;
 use crate::host::{preview1, wasi};
+use crate::http;
 use ebb_domain::port::guest::{CompileError, ModuleKind};
 use std::borrow::Cow;
 use wasi_preview1_component_adapter_provider::{
@@ -31,7 +32,9 @@ pub(crate) trait KindExt {
     fn name(self) -> &'static str;
     /// The interface it exports, with the version that this node offers.
     fn export(self) -> &'static str;
-    /// Our own interfaces that it may import, without version.
+    /// Interfaces of which it must export one, each with the beginning of the versions that are run.
+    fn exports(self) -> &'static [(&'static str, &'static str)];
+    /// Our own interfaces that a deterministic module may import, without version.
     fn imports(self) -> &'static [&'static str];
 }
 
@@ -48,7 +51,15 @@ impl KindExt for ModuleKind {
         match self {
             Self::Command => "ebbtide:functions/aggregates@0.1.0",
             Self::Projection => "ebbtide:functions/projections@0.1.0",
-            Self::Http(_) => "wasi:http/handler@0.3.0",
+            Self::Http(_) => "wasi:http/incoming-handler@0.2.0",
+        }
+    }
+
+    fn exports(self) -> &'static [(&'static str, &'static str)] {
+        match self {
+            Self::Command => &[("ebbtide:functions/aggregates", FUNCTIONS_VERSION)],
+            Self::Projection => &[("ebbtide:functions/projections", FUNCTIONS_VERSION)],
+            Self::Http(_) => &[("wasi:http/handler", "@0.3."), ("wasi:http/incoming-handler", "@0.2.")],
         }
     }
 
@@ -110,8 +121,9 @@ fn not_wasm(error: &wasmparser::BinaryReaderError) -> CompileError {
     CompileError::NotWasm(error.to_string())
 }
 
-fn validate(wasm: &[u8]) -> Result<(), CompileError> {
-    Validator::new_with_features(config::features())
+fn validate(wasm: &[u8], kind: ModuleKind) -> Result<(), CompileError> {
+    let concurrent = matches!(kind, ModuleKind::Http(_));
+    Validator::new_with_features(config::features(concurrent))
         .validate_all(wasm)
         .map(drop)
         .map_err(|error| not_wasm(&error))
@@ -119,7 +131,7 @@ fn validate(wasm: &[u8]) -> Result<(), CompileError> {
 
 /// Imports and exports of the component itself; of what is nested in it only validity matters.
 fn check_component(wasm: &[u8], kind: ModuleKind) -> Result<(), CompileError> {
-    validate(wasm)?;
+    validate(wasm, kind)?;
     let (mut imports, mut exports, mut depth) = (Vec::new(), Vec::new(), 0_u32);
     let mut has_shared_libraries = false;
     for payload in Parser::new(0).parse_all(wasm) {
@@ -156,15 +168,18 @@ fn check_component(wasm: &[u8], kind: ModuleKind) -> Result<(), CompileError> {
 
 /// A module that has both is called through its interface: that is faster.
 fn form_of(exports: &[String], kind: ModuleKind) -> Result<Form, CompileError> {
-    let has = |offered: &str| {
-        // `0.1.0` is offered: any `0.1` will do.
-        let minor = offered.rsplit_once('.').map_or(offered, |(minor, _)| minor);
-        exports.iter().any(|export| export.strip_prefix(minor).is_some_and(|patch| patch.starts_with('.')))
+    let has = |interface: &str, versions: &str| {
+        let is_it = |export: &String| {
+            export.strip_prefix(interface).is_some_and(|version| version.starts_with(versions))
+        };
+        exports.iter().any(is_it)
     };
-    match () {
-        () if has(kind.export()) => Ok(Form::Interface),
-        () if has(PROGRAM) => Ok(Form::Program),
-        () => Err(wrong_world(exports, kind)),
+    match kind {
+        _ if kind.exports().iter().any(|(interface, versions)| has(interface, versions)) => {
+            Ok(Form::Interface)
+        }
+        ModuleKind::Command | ModuleKind::Projection if has("wasi:cli/run", "@0.2.") => Ok(Form::Program),
+        _ => Err(wrong_world(exports, kind)),
     }
 }
 
@@ -183,13 +198,21 @@ fn wrong_world(exports: &[String], kind: ModuleKind) -> CompileError {
 fn granted(import: &str, kind: ModuleKind, form: Form) -> bool {
     let Some((interface, _)) = import.split_once('@') else { return false };
     let version = &import[interface.len()..];
+    if let ModuleKind::Http(grants) = kind {
+        let versions: &[&str] = match interface {
+            ours if ours.starts_with("ebbtide:functions/") => &[FUNCTIONS_VERSION],
+            _ => &["@0.2.", "@0.3."],
+        };
+        return http::interfaces(interface, grants)
+            && versions.iter().any(|versions| version.starts_with(versions));
+    }
     (form == Form::Interface && kind.imports().contains(&interface) && version.starts_with(FUNCTIONS_VERSION))
         || (wasi::INTERFACES.contains(&interface) && version.starts_with("@0.2."))
 }
 
 /// What lifting a core module would only report in the toolchain's words.
 fn check_core(wasm: &[u8], kind: ModuleKind) -> Result<Form, CompileError> {
-    validate(wasm)?;
+    validate(wasm, kind)?;
     let (mut imports, mut exports, mut has_world) = (Vec::new(), Vec::new(), false);
     for payload in Parser::new(0).parse_all(wasm) {
         match payload.map_err(|error| not_wasm(&error))? {
@@ -212,7 +235,9 @@ fn check_core(wasm: &[u8], kind: ModuleKind) -> Result<Form, CompileError> {
     }
     let form = match () {
         () if has_world => Form::Interface,
-        () if exports.iter().any(|export| export == START) => Form::Program,
+        () if !matches!(kind, ModuleKind::Http(_)) && exports.iter().any(|export| export == START) => {
+            Form::Program
+        }
         // What it imports may say more about what it is than what it exports.
         () => match imports.iter().find(|(module, name)| !liftable(module, name)) {
             Some(import) => return Err(forbidden(import, kind)),

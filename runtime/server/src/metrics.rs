@@ -69,17 +69,19 @@ pub(crate) enum RouteLabel {
     Events,
     Models,
     OpenApi,
+    Function,
     Other,
 }
 
 impl RouteLabel {
-    const ALL: [(Self, &str); 7] = [
+    const ALL: [(Self, &str); 8] = [
         (Self::Commands, "/commands/{aggregate}/{id}/{command}"),
         (Self::CommandLog, "/command-log/{id}"),
         (Self::Streams, "/streams/{stream}"),
         (Self::Events, "/events"),
         (Self::Models, "/models/{model}"),
         (Self::OpenApi, "/openapi.json"),
+        (Self::Function, "function"),
         (Self::Other, "other"),
     ];
 }
@@ -87,6 +89,10 @@ impl RouteLabel {
 /// 2xx and 3xx, 4xx, 5xx: finer statuses are in the log.
 const CLASSES: [&str; 3] = ["2xx", "4xx", "5xx"];
 
+/// How a call of a function ended: with a response, whatever its status, or without one.
+const CALL_OUTCOMES: [&str; 2] = ["answered", "failed"];
+
+type CallHistograms = [Histogram; CALL_OUTCOMES.len()];
 type CommandHistograms = [Histogram; CommandOutcome::ALL.len()];
 
 /// Everything that the edge counts.
@@ -95,6 +101,8 @@ pub(crate) struct Metrics {
     requests: [[Histogram; CLASSES.len()]; RouteLabel::ALL.len()],
     /// By app, then aggregate.
     commands: RwLock<HashMap<String, HashMap<String, Arc<CommandHistograms>>>>,
+    /// By app, then function.
+    functions: RwLock<HashMap<String, HashMap<String, Arc<CallHistograms>>>>,
     pub(crate) live_streams: AtomicU64,
 }
 
@@ -116,6 +124,17 @@ impl Metrics {
         let mut commands = self.commands.write();
         let app = commands.entry(app.to_owned()).or_default();
         app.entry(aggregate.to_owned()).or_default()[outcome as usize].observe(took);
+    }
+
+    /// Counts a call of a function. The function must be one that the app has.
+    pub(crate) fn function(&self, app: &str, function: &str, answered: bool, took: Duration) {
+        let outcome = usize::from(!answered);
+        if let Some(histograms) = self.functions.read().get(app).and_then(|app| app.get(function)) {
+            return histograms[outcome].observe(took);
+        }
+        let mut functions = self.functions.write();
+        let app = functions.entry(app.to_owned()).or_default();
+        app.entry(function.to_owned()).or_default()[outcome].observe(took);
     }
 
     /// Writes what the edge has counted.
@@ -142,6 +161,18 @@ impl Metrics {
                         &[("app", app), ("aggregate", aggregate), ("outcome", outcome)],
                         histogram,
                     );
+                }
+            }
+        }
+        page.family(
+            "ebbtide_function_duration_seconds",
+            "histogram",
+            "Time from a request's head to that of its function's response.",
+        );
+        for (app, functions) in &*self.functions.read() {
+            for (function, histograms) in functions {
+                for (outcome, histogram) in CALL_OUTCOMES.iter().zip(&**histograms) {
+                    page.histogram(&[("app", app), ("function", function), ("outcome", outcome)], histogram);
                 }
             }
         }

@@ -5,8 +5,7 @@ use crate::testing::{ManualClock, MemoryModels, MemoryStorage};
 use bytes::Bytes;
 use ebb_domain::port::Future;
 use ebb_domain::port::guest::{
-    BodyBounds, CallError, CommandModule, CompileError, FunctionSpec, HttpFunction, ModuleKind,
-    ProjectionModule,
+    CallError, CommandModule, CompileError, FunctionSpec, HttpFunction, ModuleKind, ProjectionModule,
 };
 
 const MANIFEST: &str = r#"
@@ -44,7 +43,7 @@ impl Engine for AnyModule {
         Ok(crate::testing::ScriptedProjection::new(|_, _| Ok(())))
     }
 
-    fn http(&self, spec: FunctionSpec, _: BodyBounds) -> Result<Arc<dyn HttpFunction>, CallError> {
+    fn http(&self, spec: FunctionSpec, _: u64) -> Result<Arc<dyn HttpFunction>, CallError> {
         Err(CallError::Failed(format!("`{}` is never asked to run", spec.function)))
     }
 }

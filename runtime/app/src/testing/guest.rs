@@ -5,8 +5,8 @@ use ebb_domain::digest::Digest;
 use ebb_domain::event::StoredEvent;
 use ebb_domain::port::Future;
 use ebb_domain::port::guest::{
-    ApplyError, BodyBounds, CallError, CommandModule, CompileError, Engine, FunctionSpec, HttpFunction,
-    ModuleKind, ProjectionModule, SharedRows,
+    ApplyError, CallError, CommandModule, CompileError, Engine, FunctionSpec, HttpFunction, ModuleKind,
+    ProjectionModule, SharedRows,
 };
 use ebb_domain::port::models::{ModelError, Rows};
 use parking_lot::Mutex;
@@ -127,7 +127,7 @@ impl Engine for ProjectionEngine {
         }
     }
 
-    fn http(&self, spec: FunctionSpec, _: BodyBounds) -> Result<Arc<dyn HttpFunction>, CallError> {
+    fn http(&self, spec: FunctionSpec, _: u64) -> Result<Arc<dyn HttpFunction>, CallError> {
         Err(CallError::Failed(format!("`{}` is not a projection", spec.function)))
     }
 }

@@ -30,6 +30,10 @@ pub(crate) fn run(output: Output, args: New) -> Result<Exit, Failure> {
     }
     step("cargo test", "given, when, then: no server needed")?;
     step("ebb dev", "build it, run it, watch it")?;
+    if args.template == Template::Http {
+        step("curl http://127.0.0.1:8080/hello/Ann", "call it, from another terminal")?;
+        return Ok(Exit::Done);
+    }
     step("ebb command counter a increment '{\"by\": 1}'", "send a command, from another terminal")?;
     if args.template == Template::AggregateProjection {
         step("ebb query totals", "read what the projection made of it")?;
@@ -67,9 +71,14 @@ fn write(folder: &Path, name: &AppName, template: Template) -> Result<(), (PathB
     let files = match template {
         Template::Aggregate => embedded::AGGREGATE,
         Template::AggregateProjection => embedded::AGGREGATE_PROJECTION,
+        Template::Http => embedded::HTTP,
     };
     for (path, contents) in files {
         put(&folder.join(path), &filled_in(contents, name))?;
+    }
+    if template == Template::Http {
+        // A plain component: it has no use for the SDK.
+        return Ok(());
     }
     embedded::SDK.iter().try_for_each(|(path, contents)| put(&folder.join(SDK_FOLDER).join(path), contents))
 }
@@ -101,7 +110,7 @@ mod tests {
 
     #[test]
     fn every_template_has_a_valid_manifest_with_the_apps_name() {
-        for template in [Template::Aggregate, Template::AggregateProjection] {
+        for template in [Template::Aggregate, Template::AggregateProjection, Template::Http] {
             let folder = made(template);
             let text = std::fs::read_to_string(folder.path().join("ebb.toml")).unwrap();
             assert_eq!(&*Manifest::parse(&text).unwrap().name, "tally");

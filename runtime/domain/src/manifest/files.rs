@@ -117,13 +117,10 @@ impl FileRef {
 /// What to write so that a function may import this.
 fn granting(import: &str) -> &'static str {
     if import.starts_with("wasi:http/") {
-        "grant the hosts that it sends requests to: capabilities = { outbound-http = [\"api.example.org:443\"] }"
-    } else if import.starts_with("ebbtide:functions/commands") {
-        "grant the aggregates that it sends commands to: capabilities = { commands = [\"…\"] }"
-    } else if import.starts_with("ebbtide:functions/models") {
-        "grant the models that it reads: capabilities = { models = [\"…\"] }"
+        "grant the hosts that it sends requests to: capabilities = { outbound-http = [\"api.example.org:443\"] }; or [], \
+         if only its toolchain imports this"
     } else {
-        "take out what needs it: a function has no sockets, and of our interfaces only what its capabilities grant"
+        "take out what needs it: a function has WASI 0.2 and 0.3, and of our interfaces `log`"
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::Allow;
 use crate::limits::{InstancePolicy, Limits};
-use crate::name::{AggregateName, FunctionName, ModelName};
+use crate::name::FunctionName;
 use crate::outbound::Outbound;
 use crate::port::guest::Grants;
 use crate::route::Route;
@@ -143,34 +143,21 @@ impl Methods {
 /// What a function may reach besides computing. Nothing, unless the manifest says so.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Capabilities {
-    /// Where it may send HTTP requests.
-    pub outbound_http: Outbound,
-    /// Aggregates that it may send commands to.
-    pub commands: BTreeSet<AggregateName>,
-    /// Models that it may read.
-    pub models: BTreeSet<ModelName>,
+    /// Where it may send HTTP requests. With a list of nothing its module may import what sends requests, and each is
+    /// denied: some toolchains import all that there is, used or not.
+    pub outbound_http: Option<Outbound>,
     /// Environment variables.
     pub env: BTreeMap<Variable, String>,
-    /// Environment variables whose values are secrets: the node's settings have them.
-    pub secrets: BTreeSet<Variable>,
-    /// Bytes of `/tmp`; none: there is no `/tmp`.
-    pub tmp: Option<u64>,
 }
 
 impl Capabilities {
-    /// `tmp` at most: 256 MiB.
-    pub const MAX_TMP: u64 = 256 << 20;
     /// All of `env` together at most, in bytes.
     pub const MAX_ENV: usize = 64 << 10;
 
     /// The interfaces that come with them.
     #[must_use]
     pub fn grants(&self) -> Grants {
-        Grants {
-            outbound_http: !self.outbound_http.is_empty(),
-            commands: !self.commands.is_empty(),
-            models: !self.models.is_empty(),
-        }
+        Grants { outbound_http: self.outbound_http.is_some() }
     }
 }
 

@@ -87,9 +87,10 @@ fn every_key_is_understood() {
     assert_eq!((http.route.as_str(), http.max_body, http.max_response), ("/hello/{name}", 64 << 10, 1 << 30));
     assert_eq!(http.methods.take("DELETE"), None);
     assert_eq!((hello.limits.wall, hello.limits.cpu), (Duration::from_secs(900), Duration::from_secs(30)));
-    let Capabilities { outbound_http, commands, models, env, secrets, tmp } = &hello.capabilities;
+    let Capabilities { outbound_http, env } = &hello.capabilities;
+    let outbound_http = outbound_http.as_ref().unwrap();
     assert!(outbound_http.private && outbound_http.destinations.len() == 4);
-    assert_eq!((commands.len(), models.len(), env.len(), secrets.len(), *tmp), (1, 1, 1, 1, Some(16 << 20)));
+    assert_eq!(env.len(), 1);
     let files = &manifest.functions["files".as_bytes()];
     assert_eq!((files.capabilities.grants(), files.instances), (Grants::default(), InstancePolicy::HTTP));
 }
@@ -241,9 +242,11 @@ fn functions_of_one_route_share_it_by_method() {
 }
 
 #[test]
-fn where_a_secret_is_kept_is_not_for_a_manifest_to_say() {
-    let text = hello_with("capabilities = { secrets = { KEY = { file = \"/etc/shadow\" } } }");
-    assert!(problem(&text).contains("write `secrets = [\"API_KEY\"]`"));
+fn a_list_of_no_hosts_lets_a_module_import_what_sends_requests() {
+    let with = |line: &str| Manifest::parse(&hello_with(line)).unwrap().functions["hello".as_bytes()].clone();
+    let listed = with("capabilities = { outbound-http = [] }").capabilities;
+    assert!(listed.grants().outbound_http && !listed.outbound_http.unwrap().names("example.org", 80));
+    assert!(!with("capabilities = {}").capabilities.grants().outbound_http);
 }
 
 #[test]

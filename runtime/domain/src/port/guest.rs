@@ -35,10 +35,6 @@ pub enum ModuleKind {
 pub struct Grants {
     /// Outgoing requests of `wasi:http`.
     pub outbound_http: bool,
-    /// `ebbtide:functions/commands`.
-    pub commands: bool,
-    /// `ebbtide:functions/models`.
-    pub models: bool,
 }
 
 /// Why a module was not accepted at deploy.
@@ -60,7 +56,7 @@ pub enum CompileError {
         found: String,
     },
     /// It imports what it is not granted.
-    #[error("imports `{import}`, which a {kind} module is not granted")]
+    #[error("imports `{import}`, which {kind} modules are not granted")]
     ForbiddenImport {
         /// `command`, `projection` or `http`.
         kind: &'static str,
@@ -194,11 +190,11 @@ pub trait Engine: Send + Sync + 'static {
     /// No artefact of that digest is there.
     fn projection(&self, spec: FunctionSpec) -> Result<Arc<dyn ProjectionModule>, CallError>;
 
-    /// A compiled HTTP function, likewise.
+    /// A compiled HTTP function, likewise; the body of a response has `max_response` bytes at most.
     ///
     /// # Errors
     /// No artefact of that digest is there.
-    fn http(&self, spec: FunctionSpec, bounds: BodyBounds) -> Result<Arc<dyn HttpFunction>, CallError>;
+    fn http(&self, spec: FunctionSpec, max_response: u64) -> Result<Arc<dyn HttpFunction>, CallError>;
 }
 
 /// A command, as a guest sees it.
@@ -329,15 +325,6 @@ pub enum BodyError {
     /// The function failed in the middle of its response.
     #[error(transparent)]
     Call(#[from] CallError),
-}
-
-/// Bytes of bodies at most.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct BodyBounds {
-    /// Of a request.
-    pub request: u64,
-    /// Of a response.
-    pub response: u64,
 }
 
 /// A request for a function, as its guest sees it: nothing in it is hop-by-hop, and what the platform says in headers

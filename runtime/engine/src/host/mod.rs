@@ -18,6 +18,7 @@ use ebb_domain::text::Text;
 use ebb_domain::time::Timestamp;
 use output::Output;
 use std::sync::Arc;
+use std::time::Duration;
 use stdio::{Answer, Stdio};
 use wasi::Random;
 use wasmtime::component::{Linker, ResourceTable};
@@ -25,7 +26,7 @@ use wasmtime::{Engine, ResourceLimiter, Result, Store, StoreContextMut, UpdateDe
 use wasmtime_wasi::filesystem::WasiFilesystemCtx;
 
 /// Resources that a guest may hold of the host, streams for example, and handles of its own.
-const RESOURCES: usize = 10_000;
+pub(crate) const RESOURCES: usize = 10_000;
 /// What an element of a table takes.
 const TABLE_ELEMENT_BYTES: usize = size_of::<usize>();
 
@@ -46,7 +47,7 @@ pub(crate) struct State {
 }
 
 /// All linear memories and tables together.
-struct Memory {
+pub(crate) struct Memory {
     /// Of the node's memory.
     taken: Charge,
     limit: u64,
@@ -65,39 +66,48 @@ pub(crate) fn store(function: &Function) -> Store<State> {
         stdio: None,
         time: Timestamp(0),
         rows: None,
-        memory: Memory { taken: Charge::new(function.node.budget.clone()), limit: limits.memory_bytes },
+        memory: Memory::new(function),
         meter: Arc::default(),
     };
-    let cpu = limits.cpu;
     let mut store = Store::new(function.node.modules.engine(), state);
     store.limiter(|state| &mut state.memory);
+    bound(&mut store, limits.cpu, |state| &state.meter);
+    store
+}
+
+/// Puts bounds on what instances in a store hand to the host and hold of it, and on their computing time.
+pub(crate) fn bound<T: 'static>(store: &mut Store<T>, cpu: Duration, meter: fn(&T) -> &Arc<Meter>) {
     store.set_hostcall_fuel(ebb_domain::limits::cap::GUEST_OUTPUT_BYTES);
     store.set_max_component_handles(RESOURCES);
     store.epoch_deadline_callback(move |context| {
-        if context.data().meter.spent() >= cpu {
+        if meter(context.data()).spent() >= cpu {
             return Err(CallError::OutOfCpu { limit: cpu }.into());
         }
-        Ok(match context.data().meter.pause() {
+        Ok(match meter(context.data()).pause() {
             true => UpdateDeadline::YieldCustom(1, Box::pin(turns::pause())),
             // In nobody's turn, and so woken by nobody else.
             false => UpdateDeadline::Yield(1),
         })
     });
     store.set_epoch_deadline(1);
-    store
+}
+
+/// The interface `log`, which every module may import.
+pub(crate) fn add_log<T: 'static>(linker: &mut Linker<T>, output: fn(&T) -> &Output) -> Result<()> {
+    linker.instance("ebbtide:functions/log@0.1.0")?.func_wrap(
+        "write",
+        move |context: StoreContextMut<'_, T>, (level, message): (GuestLevel, String)| {
+            output(context.data()).log(level.into(), &message);
+            Ok(())
+        },
+    )
 }
 
 /// Our own interfaces and the stand-ins.
 pub(crate) fn linker(engine: &Engine) -> Result<Linker<State>> {
     let mut linker = Linker::new(engine);
     wasi::add_to_linker(&mut linker)?;
-    linker.instance("ebbtide:functions/log@0.1.0")?.func_wrap(
-        "write",
-        |context: StoreContextMut<'_, State>, (level, message): (GuestLevel, String)| {
-            context.data().output.log(level.into(), &message);
-            Ok(())
-        },
-    )?;
+    add_log(&mut linker, |state: &State| &state.output)?;
     let mut rows = linker.instance("ebbtide:functions/rows@0.1.0")?;
     rows.func_wrap("get", |context: StoreContextMut<'_, State>, (model, key): (String, String)| {
         let row = context.data().rows(|rows| rows.get(&model, &key))?;
@@ -167,6 +177,10 @@ impl State {
 }
 
 impl Memory {
+    pub(crate) fn new(function: &Function) -> Self {
+        Self { taken: Charge::new(function.node.budget.clone()), limit: function.spec.limits.memory_bytes }
+    }
+
     fn grow(&mut self, current: usize, desired: usize) -> Result<bool> {
         let more = desired.saturating_sub(current) as u64;
         if self.taken.bytes().saturating_add(more) > self.limit {

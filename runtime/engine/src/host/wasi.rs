@@ -260,9 +260,9 @@ impl Random {
 }
 
 /// Stdout or stderr.
-struct Lines {
-    output: Output,
-    stream: Stream,
+pub(crate) struct Lines {
+    pub(crate) output: Output,
+    pub(crate) stream: Stream,
 }
 
 #[wasmtime_wasi::async_trait]

@@ -83,7 +83,7 @@ fn problem(error: StateError) -> Problem {
         StateError::Busy => OVERLOADED.detail(detail).retry_after(Duration::from_secs(1)),
         // The operator reads the node's log: no secret is told.
         StateError::Module(error @ CallError::Trapped(_)) => MODULE_TRAPPED.detail(error.to_string()),
-        StateError::Module(error) => module_problem(error),
+        StateError::Module(error) => module_problem(error, "request"),
         StateError::Log(error) => INTERNAL.detail("the log could not be read").cause(error),
     }
 }

@@ -70,10 +70,7 @@ impl DataPlane {
             actor: call.actor.clone(),
             precondition: precondition(headers)?,
             idempotency,
-            correlation_id: match id(headers, "ebb-correlation-id")? {
-                Some(correlation) => Some(correlation),
-                None => id(headers, "x-correlation-id")?,
-            },
+            correlation_id: correlation_id(headers)?,
             causation_id: id(headers, "ebb-causation-id")?,
             traceparent: traceparent(headers),
         };
@@ -243,6 +240,14 @@ pub(super) fn one<'h>(headers: &'h HeaderMap, name: &str) -> Result<Option<&'h H
     }
 }
 
+/// What the caller says that its request belongs to.
+pub(super) fn correlation_id(headers: &HeaderMap) -> Result<Option<Text>, Problem> {
+    match id(headers, "ebb-correlation-id")? {
+        Some(correlation) => Ok(Some(correlation)),
+        None => id(headers, "x-correlation-id"),
+    }
+}
+
 fn id(headers: &HeaderMap, name: &str) -> Result<Option<Text>, Problem> {
     let Some(value) = one(headers, name)? else { return Ok(None) };
     let bytes = value.as_bytes();
@@ -312,7 +317,7 @@ fn kind_problem(kind: CommandErrorKind) -> Problem {
             }
         }
         Kind::Throttled { .. } => THROTTLED.detail(detail),
-        Kind::Module(error) => module_problem(error),
+        Kind::Module(error) => module_problem(error, "command"),
         Kind::UndeclaredEvent { .. } => UNDECLARED_EVENT.detail(detail),
         Kind::InvalidEvent { .. } => INVALID_EVENT.detail(detail),
         Kind::OutputTooLarge(_) => MODULE_OUTPUT_TOO_LARGE.detail(detail),
@@ -327,11 +332,11 @@ fn kind_problem(kind: CommandErrorKind) -> Problem {
 }
 
 /// A module's failure. What it said when it trapped is for its author, who reads the log, and not for its callers.
-pub(crate) fn module_problem(error: CallError) -> Problem {
+pub(crate) fn module_problem(error: CallError, what: &str) -> Problem {
     let detail = error.to_string();
     match error {
         CallError::Trapped(trap) => {
-            MODULE_TRAPPED.detail("the module trapped while it worked on the command").cause(trap)
+            MODULE_TRAPPED.detail(format!("the module trapped while it worked on the {what}")).cause(trap)
         }
         CallError::BadAnswer(problem) => {
             MODULE_BAD_ANSWER.detail("what the program answered can't be used").cause(problem)

@@ -7,6 +7,7 @@ pub(crate) mod commands;
 pub(crate) mod cursor;
 mod events;
 pub(crate) mod freshness;
+mod functions;
 mod live;
 mod models;
 pub(crate) mod query;
@@ -25,6 +26,7 @@ use crate::serve::Plane;
 use cursor::Sealer;
 use ebb_app::app::App;
 use ebb_app::node::Node;
+use ebb_domain::manifest::function::HttpMethod;
 use ebb_domain::manifest::{Allow, Manifest};
 use ebb_domain::text::Text;
 use http::request::Parts;
@@ -224,9 +226,9 @@ impl DataPlane {
 impl Plane for DataPlane {
     async fn answer(&self, request: Request<RequestBody>) -> Reply {
         let started = Instant::now();
-        let (parts, body) = request.into_parts();
+        let (mut parts, body) = request.into_parts();
         let (app, path) = match self.select(&parts) {
-            Ok(selected) => selected,
+            Ok((app, path)) => (app, path.to_owned()),
             Err(problem) => {
                 self.metrics.request(RouteLabel::Other, problem.status(), started.elapsed());
                 return problem.into_reply();
@@ -235,10 +237,27 @@ impl Plane for DataPlane {
         let manifest = app.manifest();
         let cors = manifest.cors.as_ref();
         let origin = Origin::of(&parts.headers, &parts.uri, cors);
-        let route = Route::of(path);
-        let label = route.map_or(RouteLabel::Other, Route::label);
+        let route = Route::of(&path);
+        let mut label = route.map_or(RouteLabel::Other, Route::label);
+        let head = parts.method == Method::HEAD;
+        let method = parts.method.clone();
         let mut reply = match route {
-            None => nothing_there(path).into_reply(),
+            None => {
+                let methods = app.http_routes().methods(&path);
+                if !methods.is_empty() {
+                    label = RouteLabel::Function;
+                }
+                let asks_us = method == Method::OPTIONS
+                    && !methods.is_empty()
+                    && (cors::is_preflight(&parts.headers, cors) || !methods.contains(&HttpMethod::Options));
+                if asks_us {
+                    cors::preflight(&origin, cors, &functions::allow(&methods))
+                } else {
+                    self.function(&app, &path, &mut parts, body, &origin, started)
+                        .await
+                        .unwrap_or_else(Problem::into_reply)
+                }
+            }
             Some(route) if parts.method == Method::OPTIONS => cors::preflight(&origin, cors, route.methods()),
             Some(route) => self
                 .route(&app, route, &parts, body, &origin, started)
@@ -246,12 +265,13 @@ impl Plane for DataPlane {
                 .unwrap_or_else(Problem::into_reply),
         };
         cors::decorate(reply.headers_mut(), &origin, cors);
-        if parts.method == Method::HEAD {
+        // What a function says of its length is its own to say.
+        if head && label != RouteLabel::Function {
             reply = without_body(reply);
         }
         tracing::debug!(
             app = &**app.name(),
-            method = %parts.method,
+            %method,
             path,
             status = reply.status().as_u16(),
             micros = started.elapsed().as_micros() as u64,

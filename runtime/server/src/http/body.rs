@@ -1,11 +1,15 @@
-//! Reading a request's body, bounded in size and time.
+//! Reading a request's body, bounded in size and time; or streaming it on, bounded in size.
 
 use super::problem::{BAD_BODY, BODY_TOO_LARGE, Problem, REQUEST_TIMEOUT};
 use bytes::Bytes;
+use ebb_domain::port::guest::{BodyError, HttpBody};
 use futures_util::FutureExt as _;
-use http_body_util::{BodyExt as _, LengthLimitError, Limited};
-use hyper::body::{Body as _, Incoming};
-use std::pin::pin;
+use http_body_util::{BodyExt as _, Empty, LengthLimitError, Limited};
+use hyper::body::{Body as _, Frame, Incoming, SizeHint};
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 /// How much of a body that nobody wanted is still taken, and for how long.
@@ -31,6 +35,20 @@ impl RequestBody {
         self.incoming.as_ref().is_none_or(|incoming| incoming.is_end_stream())
     }
 
+    /// The body as it comes in. More than `limit` bytes are refused as soon as that is known: here, from
+    /// `Content-Length`, or while it is read, as an error and by the [`Overrun`].
+    pub(crate) fn into_stream(self, limit: u64) -> Result<(HttpBody, Overrun), Problem> {
+        let overrun = Overrun { over: Arc::default(), limit };
+        if self.is_end_stream() {
+            return Ok((Empty::new().map_err(|never| match never {}).boxed_unsync(), overrun));
+        }
+        if self.incoming.as_ref().is_some_and(|incoming| incoming.size_hint().lower() > limit) {
+            return Err(body_too_large(limit));
+        }
+        let body = StreamedBody { body: self, left: limit, overrun: overrun.clone() };
+        Ok((body.boxed_unsync(), overrun))
+    }
+
     /// The whole body. More than `limit` bytes are refused as soon as that is known: from `Content-Length`, or while
     /// they come in.
     pub(crate) async fn read(mut self, limit: usize, patience: Duration) -> Result<Bytes, Problem> {
@@ -44,6 +62,68 @@ impl RequestBody {
         let bytes = collect(incoming, limit, patience).await?;
         self.incoming = None;
         Ok(bytes)
+    }
+}
+
+/// Whether a streamed body had more bytes than it may.
+#[derive(Clone)]
+pub(crate) struct Overrun {
+    over: Arc<AtomicBool>,
+    limit: u64,
+}
+
+impl Overrun {
+    /// What the caller is told if it had.
+    pub(crate) fn problem(&self) -> Option<Problem> {
+        self.over.load(Ordering::Relaxed).then(|| body_too_large(self.limit))
+    }
+}
+
+/// A body as it comes in, bounded. Nothing of it is asked for before someone wants it.
+struct StreamedBody {
+    body: RequestBody,
+    left: u64,
+    overrun: Overrun,
+}
+
+impl hyper::body::Body for StreamedBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        self.body.expects_continue = false;
+        let Some(incoming) = self.body.incoming.as_mut() else { return Poll::Ready(None) };
+        let Some(frame) = ready!(Pin::new(incoming).poll_frame(context)) else {
+            self.body.incoming = None;
+            return Poll::Ready(None);
+        };
+        let frame = match frame {
+            Ok(frame) => frame,
+            Err(error) => return Poll::Ready(Some(Err(BodyError::Broken(error.to_string())))),
+        };
+        let bytes = frame.data_ref().map_or(0, Bytes::len) as u64;
+        Poll::Ready(Some(match self.left.checked_sub(bytes) {
+            Some(left) => {
+                self.left = left;
+                Ok(frame)
+            }
+            None => {
+                self.left = 0;
+                self.overrun.over.store(true, Ordering::Relaxed);
+                Err(BodyError::TooLarge { limit: self.overrun.limit })
+            }
+        }))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.incoming.as_ref().map_or(SizeHint::with_exact(0), hyper::body::Body::size_hint)
     }
 }
 
@@ -91,6 +171,10 @@ async fn drain(mut body: Incoming) {
 }
 
 fn too_large(limit: usize) -> Problem {
+    body_too_large(limit as u64)
+}
+
+fn body_too_large(limit: u64) -> Problem {
     BODY_TOO_LARGE
         .detail(format!("the body has more than the {limit} bytes that are allowed"))
         .with("limit", limit)

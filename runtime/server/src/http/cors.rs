@@ -4,7 +4,8 @@ use super::reply::{EXPOSED, Reply, empty};
 use ebb_domain::manifest::Cors;
 use http::header::{
     ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
-    ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, ALLOW, HOST, ORIGIN, VARY,
+    ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, ACCESS_CONTROL_REQUEST_METHOD, ALLOW, HOST,
+    ORIGIN, VARY,
 };
 use http::uri::Authority;
 use http::{HeaderMap, HeaderValue, StatusCode, Uri};
@@ -66,14 +67,21 @@ pub(crate) fn host_of(authority: &str) -> &str {
     authority.split(':').next().unwrap_or_default()
 }
 
+/// Whether a request is a browser's, asking whether a page may send another (Fetch, section 4.8), and the app leaves
+/// the answer to us.
+pub(crate) fn is_preflight(headers: &HeaderMap, cors: Option<&Cors>) -> bool {
+    cors.is_some() && headers.contains_key(ORIGIN) && headers.contains_key(ACCESS_CONTROL_REQUEST_METHOD)
+}
+
 /// The answer to `OPTIONS`, a browser's preflight or a curious client's: what this path takes, and for how long that
 /// holds. A foreign origin gets no permission, and no reason.
-pub(crate) fn preflight(origin: &Origin, cors: Option<&Cors>, methods: &'static str) -> Reply {
+pub(crate) fn preflight(origin: &Origin, cors: Option<&Cors>, methods: &str) -> Reply {
+    let methods: HeaderValue = methods.parse().expect("methods are tokens");
     let mut reply = empty(StatusCode::NO_CONTENT);
     let headers = reply.headers_mut();
-    headers.insert(ALLOW, HeaderValue::from_static(methods));
+    headers.insert(ALLOW, methods.clone());
     if let (Origin::Allowed(_), Some(cors)) = (origin, cors) {
-        headers.insert(ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static(methods));
+        headers.insert(ACCESS_CONTROL_ALLOW_METHODS, methods);
         headers.insert(ACCESS_CONTROL_ALLOW_HEADERS, HeaderValue::from_static(REQUEST_HEADERS));
         headers.insert(ACCESS_CONTROL_MAX_AGE, HeaderValue::from(cors.max_age.as_secs()));
     }

@@ -120,7 +120,7 @@ catalogue! {
     REBUILD_IN_PROGRESS = 409 "rebuild_in_progress", "The projection is being rebuilt already",
         "Wait until `GET /projections` shows that it has caught up.";
     BODY_TOO_LARGE = 413 "body_too_large", "The body is larger than the limit",
-        "Send less, or raise `limits.body` in `ebbtide.toml`.";
+        "Send less, or raise `limits.body` in `ebbtide.toml`; for a function, `max-body` of its trigger.";
     UNSUPPORTED_MEDIA_TYPE = 415 "unsupported_media_type", "This path does not take this media type",
         "Commands take `Content-Type: application/json`, bundles `application/x-tar`.";
     REFUSED = 422 "refused", "The command was refused",
@@ -143,9 +143,9 @@ catalogue! {
     MODULE_TRAPPED = 500 "module_trapped", "The module trapped",
         "A fault in the module. The node's log has the trap under `request_id`.";
     MODULE_OUT_OF_MEMORY = 500 "module_out_of_memory", "The module needed more memory than its limit",
-        "Raise `limits.memory` in the manifest, or make the aggregate smaller.";
+        "Raise `limits.memory` in the manifest, or make the aggregate or the work smaller.";
     MODULE_OUTPUT_TOO_LARGE = 500 "module_output_too_large", "The module returned more than it may",
-        "A commit holds 1,000 events and 4 MiB, an event 512 KiB.";
+        "A commit holds 1,000 events and 4 MiB, an event 512 KiB; a function's response `max-response` of its trigger.";
     MODULE_BAD_ANSWER = 500 "module_bad_answer", "What the program wrote to stdout can't be used",
         "A fault in the module. The node's log has the answer's beginning under `request_id`.";
     UNDECLARED_EVENT = 500 "undeclared_event", "The module decided an event that the manifest does not declare",
@@ -180,8 +180,8 @@ catalogue! {
         "It is being built, or has halted; `GET /projections` of the control address says which.";
     MODULE_OUT_OF_CPU = 504 "module_out_of_cpu", "The module computed for longer than its limit",
         "Raise `limits.cpu` in the manifest, or find the loop.";
-    OUT_OF_TIME = 504 "out_of_time", "The command took too long",
-        "Nothing was done. Try again; under load the wait for the stream counts too.";
+    OUT_OF_TIME = 504 "out_of_time", "The call took too long",
+        "Of a command nothing was done. Try again; under load the wait for the stream, or for an instance, counts too.";
 }
 
 /// An error on its way to the caller.
@@ -196,7 +196,7 @@ struct Inner {
     hint: Option<Cow<'static, str>>,
     members: Map<String, Value>,
     retry_after: Option<Duration>,
-    allow: Option<&'static str>,
+    allow: Option<Cow<'static, str>>,
     headers: Vec<(HeaderName, HeaderValue)>,
     cause: Option<String>,
 }
@@ -261,8 +261,8 @@ impl Problem {
 
     /// The methods that the path takes.
     #[must_use]
-    pub fn allow(mut self, methods: &'static str) -> Self {
-        self.0.allow = Some(methods);
+    pub fn allow(mut self, methods: impl Into<Cow<'static, str>>) -> Self {
+        self.0.allow = Some(methods.into());
         self
     }
 
@@ -313,7 +313,7 @@ impl Problem {
             map.insert(RETRY_AFTER, HeaderValue::from(whole_seconds(delay)));
         }
         if let Some(methods) = allow {
-            map.insert(ALLOW, HeaderValue::from_static(methods));
+            map.insert(ALLOW, methods.parse().expect("methods are tokens"));
         }
         map.extend(headers);
         reply

@@ -1,6 +1,7 @@
 //! Answers: mostly one buffer with its length known, sometimes a stream.
 
 use bytes::{BufMut, Bytes, BytesMut};
+use ebb_domain::port::guest::{BodyError, HttpBody};
 use futures_util::Stream;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderName};
 use http::{HeaderValue, Response, StatusCode};
@@ -8,10 +9,9 @@ use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt as _, Either, Full, StreamBody};
 use hyper::body::Frame;
 use serde::Serialize;
-use std::convert::Infallible;
 
 /// The body of an answer. The full one costs no box: it is what nearly every answer is.
-pub(crate) type Body = Either<Full<Bytes>, UnsyncBoxBody<Bytes, Infallible>>;
+pub(crate) type Body = Either<Full<Bytes>, UnsyncBoxBody<Bytes, BodyError>>;
 /// An answer.
 pub(crate) type Reply = Response<Body>;
 
@@ -57,17 +57,37 @@ pub(crate) fn stream(
     chunks: impl Stream<Item = Bytes> + Send + 'static,
 ) -> Reply {
     use futures_util::StreamExt as _;
-    let body = StreamBody::new(chunks.map(|chunk| Ok::<_, Infallible>(Frame::data(chunk))));
+    let body = StreamBody::new(chunks.map(|chunk| Ok::<_, BodyError>(Frame::data(chunk))));
     let mut reply = Response::new(Either::Right(body.boxed_unsync()));
     reply.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     reply
 }
 
+/// A function's response, as it comes. What answers a `HEAD` has its body read and thrown away, so that the function
+/// comes to its end.
+pub(crate) fn streamed(response: Response<HttpBody>, head: bool) -> Reply {
+    let (mut parts, body) = response.into_parts();
+    if !head {
+        return Reply::from_parts(parts, Either::Right(body));
+    }
+    if let Some(length) = hyper::body::Body::size_hint(&body).exact() {
+        parts.headers.entry(CONTENT_LENGTH).or_insert(HeaderValue::from(length));
+    }
+    tokio::spawn(async move {
+        let mut body = body;
+        while let Some(Ok(_)) = body.frame().await {}
+    });
+    // Of unknown length: an empty one of known length would have hyper say that there are no bytes.
+    let nothing = StreamBody::new(futures_util::stream::empty::<Result<Frame<Bytes>, BodyError>>());
+    Reply::from_parts(parts, Either::Right(nothing.boxed_unsync()))
+}
+
 /// The answer to HEAD: everything that GET would say, without the body.
 pub(crate) fn without_body(reply: Reply) -> Reply {
     let (mut parts, body) = reply.into_parts();
+    // Not where it is said already, by a function that was asked for its head only.
     if let Some(length) = hyper::body::Body::size_hint(&body).exact() {
-        parts.headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
+        parts.headers.entry(CONTENT_LENGTH).or_insert(HeaderValue::from(length));
     }
     Reply::from_parts(parts, Either::Left(Full::new(Bytes::new())))
 }

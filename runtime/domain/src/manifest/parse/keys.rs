@@ -41,7 +41,8 @@ pub(in crate::manifest) const FUNCTION: &[&str] =
     &["module", "trigger", "allow", "capabilities", "limits", "instances"];
 pub(in crate::manifest) const TRIGGER: &[&str] = &["http"];
 pub(in crate::manifest) const HTTP: &[&str] = &["route", "methods", "max-body", "max-response"];
-pub(in crate::manifest) const CAPABILITIES: &[&str] =
-    &["outbound-http", "commands", "models", "env", "secrets", "tmp"];
+pub(in crate::manifest) const CAPABILITIES: &[&str] = &["outbound-http", "env"];
 /// Of a projection's source: known, and not available yet.
 pub(super) const TOPIC_SOURCE: &[&str] = &["topics", "group", "via"];
+/// Of a function: known, and not available yet.
+pub(super) const LATER_CAPABILITIES: &[&str] = &["commands", "models", "secrets", "tmp"];

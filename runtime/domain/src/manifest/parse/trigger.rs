@@ -7,7 +7,7 @@ use crate::manifest::function::{
 };
 use crate::manifest::problem::{ProblemKind, short, suggestion};
 use crate::manifest::reader::{Field, Section, list};
-use crate::name::{AggregateName, FunctionName, ModelName};
+use crate::name::FunctionName;
 use crate::outbound::{Destination, Outbound};
 use crate::port::guest::ModuleKind;
 use crate::route::Route;
@@ -153,40 +153,18 @@ impl<'a> Walk<'a> {
     }
 
     fn capabilities(&mut self, field: &Field<'a>) -> Capabilities {
-        let Some(section) = self.reader.section(field, keys::CAPABILITIES) else {
-            return Capabilities::default();
-        };
-        let outbound_http = section.get("outbound-http").map(|f| self.outbound(&f)).unwrap_or_default();
-        let aggregates = self.names.aggregates.clone();
-        let commands = section.get("commands").map(|f| self.granted(&f, "an aggregate", &aggregates));
-        let models = self.names.models.clone();
-        let models = section.get("models").map(|f| self.granted(&f, "a model", &models));
+        let Some(section) = self.reader.table(field) else { return Capabilities::default() };
+        for later in section.fields().filter(|field| keys::LATER_CAPABILITIES.contains(&field.name)) {
+            let message = format!("`{}` is not available in this version of Ebbtide", later.key);
+            let hint =
+                "a function can send HTTP requests (`outbound-http`) and have variables (`env`)".to_owned();
+            self.reader.report(ProblemKind::Unavailable, later.key_at, later.key, message, hint);
+        }
+        let known: Vec<&str> = keys::CAPABILITIES.iter().chain(keys::LATER_CAPABILITIES).copied().collect();
+        self.reader.check_keys(&section, &known);
+        let outbound_http = section.get("outbound-http").map(|f| self.outbound(&f));
         let env = section.get("env").map(|f| self.env(&f)).unwrap_or_default();
-        let secrets = section.get("secrets").map(|f| self.secrets(&f, &env)).unwrap_or_default();
-        let tmp = section.get("tmp").and_then(|f| self.reader.bytes(&f, 1 << 10..=Capabilities::MAX_TMP));
-        Capabilities {
-            outbound_http,
-            commands: commands.into_iter().flatten().flat_map(|name| AggregateName::new(name).ok()).collect(),
-            models: models.into_iter().flatten().flat_map(|name| ModelName::new(name).ok()).collect(),
-            env,
-            secrets,
-            tmp,
-        }
-    }
-
-    /// Names of this manifest. An empty list grants nothing, as no list does.
-    fn granted(&mut self, field: &Field<'a>, what: &str, known: &BTreeSet<&'a str>) -> Vec<&'a str> {
-        let mut granted = Vec::new();
-        for (element, name) in self.reader.texts(field).unwrap_or_default() {
-            if known.contains(name) {
-                granted.push(name);
-            } else {
-                let otherwise = format!("name {what} of this manifest");
-                let what = what.rsplit(' ').next().unwrap_or_default();
-                self.reader.unknown_name(&element, what, name, known.iter().copied(), &otherwise);
-            }
-        }
-        granted
+        Capabilities { outbound_http, env }
     }
 
     fn outbound(&mut self, field: &Field<'a>) -> Outbound {
@@ -247,28 +225,6 @@ impl<'a> Walk<'a> {
             self.reader.refuse(field, message, Some(hint));
         }
         env
-    }
-
-    fn secrets(&mut self, field: &Field<'a>, env: &BTreeMap<Variable, String>) -> BTreeSet<Variable> {
-        let mut secrets = BTreeSet::new();
-        if let DeValue::Table(_) = field.value {
-            let message = format!("`{}` should be a list of names", field.key);
-            let hint = "write `secrets = [\"API_KEY\"]`: where their values are is the operator's to say, in \
-                        the node's settings, so that no app can read files of the node";
-            self.reader.refuse(field, message, Some(hint.to_owned()));
-            return secrets;
-        }
-        for (element, name) in self.reader.texts(field).unwrap_or_default() {
-            let Some(variable) = self.variable(&element, element.at.clone(), name) else { continue };
-            if env.contains_key(&variable) {
-                let message = format!("`{variable}` is both in `env` and in `secrets`");
-                let hint = "remove it from one of them".to_owned();
-                self.reader.report(ProblemKind::Clash, element.at, element.key, message, hint);
-                continue;
-            }
-            secrets.insert(variable);
-        }
-        secrets
     }
 
     fn variable(&mut self, field: &Field<'a>, at: Range<usize>, name: &str) -> Option<Variable> {

@@ -1,0 +1,137 @@
+//! HTTP functions of one deployment, found by the requests that they answer.
+
+use ebb_domain::manifest::function::{HttpMethod, Taken};
+use ebb_domain::manifest::{Allow, HttpTrigger};
+use ebb_domain::name::FunctionName;
+use ebb_domain::port::guest::HttpFunction;
+use ebb_domain::route::Routes;
+use std::sync::Arc;
+
+/// A function that answers requests.
+pub struct HttpEndpoint {
+    /// Its name.
+    pub name: FunctionName,
+    /// What it answers.
+    pub trigger: HttpTrigger,
+    /// Who may call it.
+    pub allow: Allow,
+    /// Its module, ready to be called.
+    pub function: Arc<dyn HttpFunction>,
+}
+
+/// The HTTP functions of a deployment.
+#[derive(Default)]
+pub struct HttpRoutes(Routes<Vec<Arc<HttpEndpoint>>>);
+
+/// What there is for a request.
+pub enum Routed<'p> {
+    /// No function has such a route.
+    Nothing,
+    /// Functions of this route take these methods, and not the request's.
+    OtherMethods(Vec<HttpMethod>),
+    /// A function.
+    Function {
+        /// The function.
+        endpoint: Arc<HttpEndpoint>,
+        /// How it takes the request's method.
+        taken: Taken,
+        /// What the path has for the parameters of its route, in their order, as it was sent.
+        parameters: Vec<&'p str>,
+    },
+}
+
+impl HttpRoutes {
+    pub(crate) fn new(endpoints: impl IntoIterator<Item = HttpEndpoint>) -> Self {
+        let mut routes = Routes::<Vec<_>>::default();
+        for endpoint in endpoints {
+            let route = endpoint.trigger.route.clone();
+            routes.entry(&route).push(Arc::new(endpoint));
+        }
+        Self(routes)
+    }
+
+    /// What answers a request: the path picks the route, the method picks the function.
+    #[must_use]
+    pub fn find<'p>(&self, method: &str, path: &'p str) -> Routed<'p> {
+        let Some((endpoints, parameters)) = self.0.find(path) else { return Routed::Nothing };
+        let taking =
+            endpoints.iter().filter_map(|endpoint| Some((endpoint.trigger.methods.take(method)?, endpoint)));
+        // A `HEAD` that one function lists goes before one that a `GET` implies.
+        match taking.min_by_key(|(taken, _)| *taken == Taken::AsGet) {
+            Some((taken, endpoint)) => Routed::Function { endpoint: endpoint.clone(), taken, parameters },
+            None => Routed::OtherMethods(methods(endpoints)),
+        }
+    }
+
+    /// The methods that a path takes; none if no function has such a route.
+    #[must_use]
+    pub fn methods(&self, path: &str) -> Vec<HttpMethod> {
+        self.0.find(path).map(|(endpoints, _)| methods(endpoints)).unwrap_or_default()
+    }
+}
+
+fn methods(endpoints: &[Arc<HttpEndpoint>]) -> Vec<HttpMethod> {
+    let takes = |method: &HttpMethod| {
+        endpoints.iter().any(|endpoint| endpoint.trigger.methods.take(method.as_str()).is_some())
+    };
+    HttpMethod::ALL.into_iter().filter(takes).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ebb_domain::manifest::function::Methods;
+    use ebb_domain::port::Future;
+    use ebb_domain::port::guest::{CallError, HttpBody, HttpCall};
+    use ebb_domain::route::Route;
+
+    struct Never;
+
+    impl HttpFunction for Never {
+        fn call(&self, _: HttpCall) -> Future<'_, Result<http::Response<HttpBody>, CallError>> {
+            Box::pin(std::future::pending())
+        }
+    }
+
+    fn routes(functions: &[(&str, &str, &[HttpMethod])]) -> HttpRoutes {
+        HttpRoutes::new(functions.iter().map(|(name, route, methods)| HttpEndpoint {
+            name: FunctionName::new(*name).unwrap(),
+            trigger: HttpTrigger {
+                route: Route::parse(route).unwrap(),
+                methods: Methods((!methods.is_empty()).then(|| methods.iter().copied().collect())),
+                max_body: 1,
+                max_response: 1,
+            },
+            allow: Allow(None),
+            function: Arc::new(Never),
+        }))
+    }
+
+    fn found(routes: &HttpRoutes, method: &str, path: &str) -> String {
+        match routes.find(method, path) {
+            Routed::Nothing => "nothing".to_owned(),
+            Routed::OtherMethods(methods) => {
+                methods.into_iter().map(HttpMethod::as_str).collect::<Vec<_>>().join(" ")
+            }
+            Routed::Function { endpoint, taken, .. } => format!("{} {taken:?}", endpoint.name),
+        }
+    }
+
+    #[test]
+    fn the_path_picks_the_route_and_the_method_picks_the_function() {
+        use HttpMethod::{Delete, Get, Head, Post};
+        let routes = routes(&[
+            ("read", "/notes/{id}", &[Get]),
+            ("write", "/notes/{key}", &[Post, Delete]),
+            ("peek", "/seen", &[Head]),
+            ("look", "/seen", &[Get]),
+            ("rest", "/{path...}", &[]),
+        ]);
+        assert_eq!(found(&routes, "GET", "/notes/1"), "read AsSent");
+        assert_eq!(found(&routes, "HEAD", "/notes/1"), "read AsGet");
+        assert_eq!(found(&routes, "DELETE", "/notes/1"), "write AsSent");
+        assert_eq!(found(&routes, "PUT", "/notes/1"), "GET HEAD POST DELETE", "not what answers anything");
+        assert_eq!(found(&routes, "HEAD", "/seen"), "peek AsSent", "listed goes before implied");
+        assert_eq!(found(&routes, "PROPFIND", "/else/where"), "rest AsSent");
+    }
+}

@@ -1,0 +1,218 @@
+//! HTTP functions: components of `wasi:http`, 0.3 (`service`) or 0.2 (`proxy`), each call in a pooled instance that
+//! it has to itself.
+//!
+//! A call runs in a task of its own from admission to the end of the response's body, since both stream. Who waits for
+//! the response holds that task by a [`Running`], and so does the body: whoever drops it, a caller that hangs up, say,
+//! ends the task and the instance in it. What goes wrong after the headers makes the body end in an error, never in
+//! what looks like its end.
+
+mod body;
+mod link;
+mod outgoing;
+mod state;
+
+pub(crate) use link::{interfaces, linker, proxy};
+pub(crate) use state::State;
+
+use crate::function::{Function, overloaded};
+use crate::live::explain;
+use crate::meter::Metered;
+use crate::module::{Form, Loaded};
+use crate::pool::{InstancePool, Pooled};
+use body::{Ending, ResponseBody, Running};
+use ebb_domain::port::Future;
+use ebb_domain::port::guest::{CallError, HttpBody, HttpCall, HttpFunction, Lack};
+use futures_channel::oneshot;
+use http_body_util::BodyExt as _;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::Poll;
+use wasmtime::component::Accessor;
+use wasmtime::{AsContextMut as _, PoolConcurrencyLimitError, Store};
+use wasmtime_wasi_http::WasiHttpView as _;
+use wasmtime_wasi_http::handler::{Prepared, Proxy};
+use wasmtime_wasi_http::p2::bindings::http::types::Scheme;
+
+/// A response as the guest gave it, or why there is none.
+type Answer = Result<http::Response<wasmtime_wasi_http::WasiBody>, wasmtime::Error>;
+
+/// A deployed HTTP function.
+pub(crate) struct Http {
+    pool: Arc<InstancePool<HttpInstance>>,
+    max_response: u64,
+}
+
+impl Http {
+    pub(crate) fn new(pool: Arc<InstancePool<HttpInstance>>, max_response: u64) -> Self {
+        Self { pool, max_response }
+    }
+
+    async fn answer(&self, call: HttpCall) -> Result<http::Response<HttpBody>, CallError> {
+        let (sender, receiver) = oneshot::channel();
+        let ending = Ending::new(self.pool.function().spec.limits.wall);
+        let (pool, its_ending) = (self.pool.clone(), ending.clone());
+        let task = tokio::spawn(async move {
+            let function = pool.function();
+            let ended = function.within_wall(drive(&pool, call, sender, &its_ending)).await;
+            if let Err(error) = &ended {
+                let spec = &function.spec;
+                tracing::debug!(app = &*spec.app, function = &*spec.function, %error, "a call failed");
+            }
+            ended
+        });
+        let running = Running::new(task);
+        match receiver.await {
+            Ok(Ok(response)) => Ok(response
+                .map(|body| ResponseBody::new(body, self.max_response, ending, running).boxed_unsync())),
+            Ok(Err(error)) => Err(explain(&error, None)),
+            // The call has ended, or is about to.
+            Err(oneshot::Canceled) => Err(match running.join().await {
+                Ok(()) => CallError::Trapped("it ended without a response".into()),
+                Err(error) => error,
+            }),
+        }
+    }
+}
+
+impl HttpFunction for Http {
+    fn call(&self, call: HttpCall) -> Future<'_, Result<http::Response<HttpBody>, CallError>> {
+        Box::pin(self.answer(call))
+    }
+}
+
+/// The whole call. Dropped in the middle, it ends the instance.
+async fn drive(
+    pool: &Arc<InstancePool<HttpInstance>>,
+    call: HttpCall,
+    sender: oneshot::Sender<Answer>,
+    ending: &Arc<Ending>,
+) -> Result<(), CallError> {
+    let mut lease = pool.take().await?;
+    // Dropped before the lease, on whatever way out: the body learns of a failure before its other end is gone.
+    let unfinished = ending.unless_finished();
+    match lease.call(pool.function(), call, sender, ending).await {
+        Ok(()) => {
+            unfinished.finished();
+            lease.give_back();
+            Ok(())
+        }
+        Err(error) => {
+            ending.fail(error.clone());
+            Err(error)
+        }
+    }
+}
+
+/// An instance of `wasi:http`, of either version.
+pub(crate) struct HttpInstance {
+    store: Store<State>,
+    proxy: Proxy,
+    /// Keeps the code in memory.
+    _loaded: Arc<Loaded>,
+    calls: u32,
+}
+
+impl Pooled for HttpInstance {
+    async fn make(function: &Function) -> Result<Self, CallError> {
+        let loaded = function.load().await?;
+        let made = match Self::instantiate(function, &loaded).await {
+            Err(error) if function.node.made_slot(&error) => Self::instantiate(function, &loaded).await,
+            made => made,
+        };
+        made.map_err(|error| match error.is::<PoolConcurrencyLimitError>() {
+            true => overloaded(Lack::Slots(function.node.slots)),
+            false => explain(&error, None),
+        })
+    }
+
+    fn calls(&self) -> u32 {
+        self.calls
+    }
+}
+
+impl HttpInstance {
+    /// One try; fails with wasmtime's own error where all slots are taken.
+    async fn instantiate(function: &Function, loaded: &Arc<Loaded>) -> wasmtime::Result<Self> {
+        let Form::Http(pre) = &loaded.form else {
+            return Err(CallError::Failed("the module is of another kind".into()).into());
+        };
+        let mut store = state::store(function)?;
+        store.data_mut().begin();
+        store.set_epoch_deadline(1);
+        let made = metered(function, &mut store, async |store| pre.instantiate_async(store).await).await;
+        match made {
+            Ok(proxy) => Ok(Self { store, proxy, _loaded: loaded.clone(), calls: 0 }),
+            Err(error) if error.is::<PoolConcurrencyLimitError>() => Err(error),
+            Err(error) => Err(explain(&error, store.data().panic_message()).into()),
+        }
+    }
+
+    /// One call, to its very end: also what the guest does after its response.
+    async fn call(
+        &mut self,
+        function: &Function,
+        call: HttpCall,
+        sender: oneshot::Sender<Answer>,
+        ending: &Ending,
+    ) -> Result<(), CallError> {
+        self.calls = self.calls.saturating_add(1);
+        self.store.data_mut().begin();
+        self.store.set_epoch_deadline(1);
+        let request = call.request.map(body::request);
+        let proxy = &self.proxy;
+        let called = metered(function, &mut self.store, async |store| match proxy {
+            Proxy::P2(guest) => {
+                let mut view = store.data_mut().http();
+                let request = view.new_incoming_request(Scheme::Http, request)?;
+                let out = view.new_response_outparam_from_callback(move |response| {
+                    // Nobody to hear it: the call is about to be ended.
+                    let _ = sender.send(response.map_err(Into::into));
+                })?;
+                guest.wasi_http_incoming_handler().call_handle(store, request, out).await
+            }
+            Proxy::P3(_) => {
+                store
+                    .run_concurrent(async |accessor| {
+                        let prepared = accessor.with(|mut store| {
+                            Prepared::new(store.as_context_mut(), proxy, request, State::http_view, sender)
+                        })?;
+                        prepared.run(accessor, std::future::pending()).await?;
+                        rest(accessor, ending).await;
+                        Ok(())
+                    })
+                    .await?
+            }
+        })
+        .await;
+        called.map_err(|error| explain(&error, self.store.data().panic_message()))
+    }
+}
+
+/// What is left once the response is there: its body, whose bytes pass through the guest's own tasks, and whatever
+/// else those do.
+async fn rest(accessor: &Accessor<State>, ending: &Ending) {
+    std::future::poll_fn(|context| {
+        let tasks = accessor.poll_no_interesting_tasks(context);
+        let body = ending.poll_read(context);
+        if tasks.is_ready() && body.is_ready() { Poll::Ready(()) } else { Poll::Pending }
+    })
+    .await;
+}
+
+/// Runs guest code, ticking and measured.
+async fn metered<T>(
+    function: &Function,
+    store: &mut Store<State>,
+    call: impl AsyncFnOnce(&mut Store<State>) -> wasmtime::Result<T>,
+) -> wasmtime::Result<T> {
+    let meter = store.data().meter.clone();
+    let result = {
+        let _ticking = function.node.ticker.run();
+        let call = pin!(call(store));
+        Metered::new(&meter, function.turn(), call).await
+    };
+    store.data_mut().end();
+    function.cpu_nanos.fetch_add(meter.total(), Ordering::Relaxed);
+    result
+}

@@ -1,0 +1,136 @@
+//! What belongs to one instance of an HTTP function.
+
+use super::outgoing::Outgoing;
+use crate::function::Function;
+use crate::host::output::{Output, Stream};
+use crate::host::wasi::Lines;
+use crate::host::{self, Memory, RESOURCES};
+use crate::meter::Meter;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use tokio::io::AsyncWrite;
+use wasmtime::component::ResourceTable;
+use wasmtime::{Result, Store};
+use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
+use wasmtime_wasi::p2::OutputStream;
+use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
+use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
+
+/// Most random bytes in one call of `get-random-bytes`.
+const RANDOM_BYTES: u64 = 64 << 10;
+
+/// What belongs to one instance.
+pub(crate) struct State {
+    table: ResourceTable,
+    wasi: WasiCtx,
+    http: WasiHttpCtx,
+    outgoing: Outgoing,
+    output: Output,
+    memory: Memory,
+    pub(super) meter: Arc<Meter>,
+}
+
+/// A store for one instance, with its limits in force.
+pub(super) fn store(function: &Function) -> Result<Store<State>> {
+    let (spec, source) = (&function.spec, &function.source);
+    let output = Output::new(source.clone());
+    let mut wasi = WasiCtx::builder();
+    wasi.stdout(Log { output: output.clone(), stream: Stream::Stdout })
+        .stderr(Log { output: output.clone(), stream: Stream::Stderr })
+        .max_random_size(RANDOM_BYTES);
+    for (name, value) in &spec.capabilities.env {
+        wasi.env(name.as_str(), value);
+    }
+    let mut table = ResourceTable::new();
+    table.set_max_capacity(RESOURCES);
+    let state = State {
+        table,
+        wasi: wasi.build(),
+        http: WasiHttpCtx::new(),
+        outgoing: Outgoing::new(spec.capabilities.clone()),
+        output,
+        memory: Memory::new(function),
+        meter: Arc::default(),
+    };
+    let mut store = Store::new(function.node.modules.engine(), state);
+    store.limiter(|state| &mut state.memory);
+    host::bound(&mut store, spec.limits.cpu, |state| &state.meter);
+    Ok(store)
+}
+
+impl State {
+    /// A call begins.
+    pub(super) fn begin(&mut self) {
+        self.output.begin();
+        self.meter.begin();
+    }
+
+    /// A call has ended.
+    pub(super) fn end(&mut self) {
+        self.output.end();
+    }
+
+    /// What a panic of this call said.
+    pub(super) fn panic_message(&self) -> Option<String> {
+        self.output.panic_message()
+    }
+
+    pub(super) fn output(&self) -> &Output {
+        &self.output
+    }
+
+    /// As a plain function, for those who want a pointer to one.
+    pub(super) fn http_view(&mut self) -> WasiHttpCtxView<'_> {
+        self.http()
+    }
+}
+
+impl WasiView for State {
+    fn ctx(&mut self) -> WasiCtxView<'_> {
+        WasiCtxView { ctx: &mut self.wasi, table: &mut self.table }
+    }
+}
+
+impl WasiHttpView for State {
+    fn http(&mut self) -> WasiHttpCtxView<'_> {
+        WasiHttpCtxView { hooks: &mut self.outgoing, table: &mut self.table, ctx: &mut self.http }
+    }
+}
+
+/// Stdout or stderr, as log lines.
+struct Log {
+    output: Output,
+    stream: Stream,
+}
+
+impl IsTerminal for Log {
+    fn is_terminal(&self) -> bool {
+        false
+    }
+}
+
+impl StdoutStream for Log {
+    fn async_stream(&self) -> Box<dyn AsyncWrite + Send + Sync> {
+        Box::new(Self { output: self.output.clone(), stream: self.stream })
+    }
+
+    fn p2_stream(&self) -> Box<dyn OutputStream> {
+        Box::new(Lines { output: self.output.clone(), stream: self.stream })
+    }
+}
+
+impl AsyncWrite for Log {
+    fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<std::io::Result<usize>> {
+        self.output.write(self.stream, bytes);
+        Poll::Ready(Ok(bytes.len()))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}

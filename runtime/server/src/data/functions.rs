@@ -1,0 +1,210 @@
+//! HTTP functions: a request on its way to a guest, and the guest's response on its way out.
+//!
+//! What a guest is told by the platform is said in headers that nobody else can set: `Ebb-Actor`,
+//! `Ebb-Correlation-Id`, and `Ebb-Param-…` for each parameter of its route.
+
+use super::DataPlane;
+use super::commands::{correlation_id, module_problem};
+use crate::auth::authorize;
+use crate::http::body::{Overrun, RequestBody};
+use crate::http::cors::{Origin, authority};
+use crate::http::problem::{BAD_PATH, METHOD_NOT_ALLOWED, ORIGIN_NOT_ALLOWED, Problem};
+use crate::http::reply::{Reply, streamed};
+use ebb_app::app::App;
+use ebb_app::functions::{HttpEndpoint, Routed};
+use ebb_domain::manifest::function::{HttpMethod, Taken};
+use ebb_domain::port::guest::{CallError, HttpCall};
+use ebb_domain::text::Text;
+use http::header::{AUTHORIZATION, CONNECTION, EXPECT, HOST, HeaderName, TE, TRANSFER_ENCODING, UPGRADE};
+use http::request::Parts;
+use http::uri::{Authority, PathAndQuery, Scheme};
+use http::{HeaderMap, HeaderValue, Method, Request, Uri};
+use std::sync::Arc;
+use std::time::Instant;
+
+const EBB_ACTOR: HeaderName = HeaderName::from_static("ebb-actor");
+const EBB_CORRELATION_ID: HeaderName = HeaderName::from_static("ebb-correlation-id");
+const X_FORWARDED_PREFIX: HeaderName = HeaderName::from_static("x-forwarded-prefix");
+const PARAMETER: &str = "ebb-param-";
+
+/// What a connection's two ends say to each other and nobody else (RFC 9110, section 7.6.1).
+const HOP_BY_HOP: [HeaderName; 8] = [
+    CONNECTION,
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+    HeaderName::from_static("proxy-authorization"),
+    TE,
+    TRANSFER_ENCODING,
+    UPGRADE,
+    EXPECT,
+];
+
+/// `GET, HEAD, OPTIONS`, for `Allow`.
+pub(super) fn allow(methods: &[HttpMethod]) -> String {
+    let options = (!methods.contains(&HttpMethod::Options)).then_some(HttpMethod::Options);
+    methods.iter().copied().chain(options).map(HttpMethod::as_str).collect::<Vec<_>>().join(", ")
+}
+
+impl DataPlane {
+    /// Answers with a function, if one has the path.
+    pub(super) async fn function(
+        &self,
+        app: &Arc<App>,
+        path: &str,
+        parts: &mut Parts,
+        body: RequestBody,
+        origin: &Origin,
+        started: Instant,
+    ) -> Result<Reply, Problem> {
+        let routes = app.http_routes();
+        let (endpoint, taken, parameters) = match routes.find(parts.method.as_str(), path) {
+            Routed::Nothing => return Err(super::nothing_there(path)),
+            Routed::OtherMethods(methods) => {
+                let detail = format!("{} is not for this path", parts.method);
+                return Err(METHOD_NOT_ALLOWED.detail(detail).allow(allow(&methods)));
+            }
+            Routed::Function { endpoint, taken, parameters } => (endpoint, taken, parameters),
+        };
+        let safe = matches!(parts.method, Method::GET | Method::HEAD | Method::OPTIONS);
+        if *origin == Origin::Foreign && !safe {
+            return Err(ORIGIN_NOT_ALLOWED.detail("this is not taken from pages of this origin"));
+        }
+        let actor = self.auth.authenticate(&parts.headers)?;
+        authorize(&endpoint.allow, &actor, || format!("function {}", endpoint.name))?;
+        let correlation_id =
+            correlation_id(&parts.headers)?.unwrap_or_else(|| Text::from(uuid::Uuid::now_v7().to_string()));
+        let (body, overrun) = body.into_stream(endpoint.trigger.max_body)?;
+        let head = parts.method == Method::HEAD;
+        if taken == Taken::AsGet {
+            parts.method = Method::GET;
+        }
+        let mut request = Request::new(body);
+        *request.method_mut() = parts.method.clone();
+        *request.uri_mut() = uri(parts, path)?;
+        let headers = std::mem::take(&mut parts.headers);
+        let told = Told {
+            actor: &actor,
+            correlation_id: &correlation_id,
+            endpoint: &endpoint,
+            parameters: &parameters,
+        };
+        *request.headers_mut() = told.headers(headers, parts.uri.path(), path, self.auth.is_configured());
+        let call = HttpCall { request, actor, correlation_id };
+        let answered = endpoint.function.call(call).await;
+        self.metrics.function(app.name(), &endpoint.name, answered.is_ok(), started.elapsed());
+        finish(answered, &overrun, &endpoint, head)
+    }
+}
+
+/// The guest's response, or what is said instead of it.
+fn finish(
+    answered: Result<http::Response<ebb_domain::port::guest::HttpBody>, CallError>,
+    overrun: &Overrun,
+    endpoint: &HttpEndpoint,
+    head: bool,
+) -> Result<Reply, Problem> {
+    // Whatever the guest made of half a body.
+    if let Some(too_large) = overrun.problem() {
+        return Err(too_large);
+    }
+    match answered {
+        Ok(response) => Ok(streamed(response, head)),
+        Err(error @ CallError::Overloaded { retry_after, .. }) => {
+            Err(module_problem(error, "request").retry_after(retry_after))
+        }
+        Err(error) => Err(module_problem(error, "request").with("function", &*endpoint.name)),
+    }
+}
+
+/// Where the request goes, as the guest sees it: without the prefix that selects the app, absolute.
+fn uri(parts: &Parts, path: &str) -> Result<Uri, Problem> {
+    let path = if path.is_empty() { "/" } else { path };
+    let target = match parts.uri.query() {
+        Some(query) => PathAndQuery::try_from(format!("{path}?{query}")),
+        None => PathAndQuery::try_from(path),
+    };
+    let host = authority(&parts.headers, &parts.uri).unwrap_or_default();
+    let mut uri = http::uri::Parts::default();
+    uri.path_and_query = Some(target.map_err(|error| BAD_PATH.detail(error.to_string()))?);
+    // HTTP/1.0 knows no `Host`, and a guest may count on one.
+    uri.authority = Some(host.parse().unwrap_or_else(|_| Authority::from_static("localhost")));
+    uri.scheme = Some(Scheme::HTTP);
+    Uri::from_parts(uri).map_err(|error| BAD_PATH.detail(error.to_string()))
+}
+
+/// What the platform tells a guest about a request.
+struct Told<'a> {
+    actor: &'a Text,
+    correlation_id: &'a Text,
+    endpoint: &'a HttpEndpoint,
+    parameters: &'a [&'a str],
+}
+
+impl Told<'_> {
+    /// The caller's headers without what is not for the guest, and with what the platform says.
+    fn headers(&self, mut headers: HeaderMap, sent: &str, path: &str, tokens: bool) -> HeaderMap {
+        let named: Vec<HeaderName> = headers
+            .get_all(CONNECTION)
+            .iter()
+            .filter_map(|value| value.to_str().ok())
+            .flat_map(|value| value.split(','))
+            .filter_map(|name| name.trim().parse().ok())
+            .collect();
+        for name in named.iter().chain(&HOP_BY_HOP) {
+            headers.remove(name);
+        }
+        // The guest has the request's authority for it.
+        headers.remove(HOST);
+        if tokens {
+            // A token for this node is not for its functions: who has it could call anything in its owner's name.
+            headers.remove(AUTHORIZATION);
+        }
+        let forged: Vec<HeaderName> =
+            headers.keys().filter(|name| name.as_str().starts_with(PARAMETER)).cloned().collect();
+        for name in forged {
+            headers.remove(name);
+        }
+        // Actors and ids are visible ASCII; should one ever not be, none is better than the caller's own.
+        let mut say = |name: HeaderName, value: &str| match HeaderValue::from_str(value) {
+            Ok(value) => drop(headers.insert(name, value)),
+            Err(_) => drop(headers.remove(name)),
+        };
+        say(EBB_ACTOR, self.actor);
+        say(EBB_CORRELATION_ID, self.correlation_id);
+        for (name, value) in self.endpoint.trigger.route.parameters().zip(self.parameters) {
+            if let Ok(name) = format!("{PARAMETER}{name}").parse() {
+                say(name, value);
+            }
+        }
+        match sent.strip_suffix(path).filter(|prefix| !prefix.is_empty()) {
+            Some(prefix) => say(X_FORWARDED_PREFIX, prefix),
+            None => drop(headers.remove(X_FORWARDED_PREFIX)),
+        }
+        headers
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parts(target: &str, headers: &[(&'static str, &str)]) -> Parts {
+        let mut request = Request::builder().uri(target);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        request.body(()).unwrap().into_parts().0
+    }
+
+    #[test]
+    fn a_guest_sees_the_path_within_its_app_and_the_host_that_was_called() {
+        let parts = parts("/apps/shop/hello/a%2Fb?x=1&y=%20", &[("host", "shop.example:8080")]);
+        assert_eq!(uri(&parts, "/hello/a%2Fb").unwrap(), "http://shop.example:8080/hello/a%2Fb?x=1&y=%20");
+    }
+
+    #[test]
+    fn a_request_without_a_usable_host_still_has_one() {
+        assert_eq!(uri(&parts("/", &[]), "").unwrap(), "http://localhost/");
+        assert_eq!(uri(&parts("/", &[("host", "a b")]), "/").unwrap(), "http://localhost/");
+    }
+}
