@@ -10,8 +10,7 @@ use std::path::Path;
 const NOTES: u64 = 12;
 const WRITES: u64 = 8;
 
-/// What is done to the folder `index` while the node is down.
-/// Does something to the index's folder.
+/// Does something to the folder `index` while the node is down.
 type Damage = fn(&Path, &mut Dice);
 
 fn damages() -> Vec<(&'static str, Damage)> {
