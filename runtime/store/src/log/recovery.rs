@@ -25,6 +25,8 @@ pub(crate) struct Tail {
     pub(crate) file: Arc<dyn LogFile>,
     /// Bytes it may grow to.
     pub(crate) capacity: u64,
+    /// Up to here, what lies behind the log's end has been written before, as zeros.
+    pub(crate) zeroed: u64,
 }
 
 /// A log as it was found.
@@ -363,8 +365,12 @@ fn open_last(
     recovered.reached = extent.reached;
     let segment = Segment::new(header.clone(), path.to_owned(), extent.end, Some(extent.sparse.clone()));
     let segment = Arc::new(segment);
-    recovered.tail =
-        capacity.map(|capacity| Tail { segment: Arc::clone(&segment), file: Arc::clone(file), capacity });
+    recovered.tail = capacity.map(|capacity| Tail {
+        zeroed: segment.end(),
+        segment: Arc::clone(&segment),
+        file: Arc::clone(file),
+        capacity,
+    });
     Ok(segment)
 }
 

@@ -9,6 +9,8 @@ use futures_util::FutureExt as _;
 use proptest::prelude::*;
 use std::path::PathBuf;
 
+mod ahead;
+
 struct Bed {
     disk: ModelDisk,
     db: sled::Db,

@@ -18,6 +18,10 @@ const FIRST_SEGMENT: u64 = 1 << 20;
 /// The largest size of a segment, unless one group is larger.
 const LARGEST_SEGMENT: u64 = 64 << 20;
 
+/// Bytes behind the log's end that are written as zeros at once, at most.
+const AHEAD: u64 = 512 << 10;
+static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+
 /// Why a group was not written.
 #[derive(Debug)]
 pub(crate) enum WriteFailure {
@@ -39,6 +43,8 @@ pub(crate) struct SegmentWriter {
     tail: Option<Tail>,
     /// This writer's epoch; written with every group.
     epoch: u64,
+    /// Bytes that this writer has written.
+    written: u64,
 }
 
 impl SegmentWriter {
@@ -50,7 +56,7 @@ impl SegmentWriter {
         recovered: Recovered,
     ) -> Self {
         let Recovered { log, tail, reached, .. } = recovered;
-        Self { disk, folder, set, log, reached, tail, epoch: reached.epoch + 1 }
+        Self { disk, folder, set, log, reached, tail, epoch: reached.epoch + 1, written: 0 }
     }
 
     pub(crate) fn epoch(&self) -> u64 {
@@ -81,6 +87,8 @@ impl SegmentWriter {
         let tail = self.tail.insert(tail);
         let start = tail.segment.end();
         format::seal(run, tail.segment.header.seed(), start);
+        self.written += run.len() as u64;
+        tail.write_ahead(start + run.len() as u64, self.written.min(AHEAD));
         crash_point(Point::GroupBeforeWrite);
         disk::write_all(&*tail.file, start, run).map_err(WriteFailure::NotWritten)?;
         crash_point(Point::GroupAfterWrite);
@@ -136,7 +144,7 @@ impl SegmentWriter {
         let segment = Arc::new(Segment::new(header, path, HEADER as u64, Some(Sparse::default())));
         self.set.push(Arc::clone(&segment));
         crash_point(Point::RollDone);
-        Ok(Tail { segment, file, capacity })
+        Ok(Tail { segment, file, capacity, zeroed: HEADER as u64 })
     }
 
     fn seal(&self, full: Tail) -> Result<(), (WriteFailure, Tail)> {
@@ -151,6 +159,27 @@ impl SegmentWriter {
         }
         crash_point(Point::RollAfterFooter);
         full.file.sync_all().map_err(|error| (WriteFailure::Poisoned(error), full))
+    }
+}
+
+impl Tail {
+    /// Writes `ahead` zeros behind `end`, where the next groups go, unless there are some already. Space that is only
+    /// allocated reads as zeros as well, but the first write to it changes what the file system knows of the file, so that
+    /// the sync commits a journal too and takes up to twice as long.
+    fn write_ahead(&mut self, end: u64, ahead: u64) {
+        if end <= self.zeroed {
+            return;
+        }
+        let mut at = end;
+        self.zeroed = (end + ahead).next_multiple_of(4096).min(self.capacity);
+        while at < self.zeroed {
+            let len = (self.zeroed - at).min(ZEROS.len() as u64);
+            // Nothing depends on it. A disk that is full or broken says so to the group as well.
+            if disk::write_all(&*self.file, at, &ZEROS[..len as usize]).is_err() {
+                return;
+            }
+            at += len;
+        }
     }
 }
 
