@@ -49,7 +49,7 @@ impl Call {
 
     /// Whether there was more.
     async fn read(&mut self) -> bool {
-        let mut piece = [0; 16 << 10];
+        let mut piece = vec![0; 16 << 10];
         match tokio::time::timeout(PATIENCE, self.stream.read(&mut piece)).await {
             Ok(Ok(0) | Err(_)) => false,
             Ok(Ok(read)) => {
