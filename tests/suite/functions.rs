@@ -66,7 +66,7 @@ fn body_text(reply: &Reply) -> String {
 /// Everyone else's work goes on.
 async fn all_is_well(node: &mut Node) {
     assert!(node.is_running());
-    assert_eq!(text(&node.app("functions"), "/hello/after").await, "hello, after");
+    assert_eq!(text(&node.app("functions"), "/hello/neighbour").await, "hello, neighbour");
 }
 
 #[tokio::test]
