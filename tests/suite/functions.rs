@@ -316,8 +316,9 @@ async fn more_than_was_promised_is_not_sent() {
 async fn a_guest_does_not_frame_messages() {
     let node = node().await;
     assert_eq!(text(&node.data, "/do/forbidden").await, "refused");
-    let many = node.data.get("/do/many-headers?n=100").await;
-    assert_eq!((many.status, many.header("x-99")), (200, Some("value")));
+    // The client of these tests reads a hundred, the node's own among them.
+    let many = node.data.get("/do/many-headers?n=80").await;
+    assert_eq!((many.status, many.header("x-79")), (200, Some("value")));
     node.data.get("/do/many-headers?n=50000").await.problem(500, "module_trapped");
 }
 
