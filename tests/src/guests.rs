@@ -7,9 +7,20 @@ use std::process::Command;
 use std::sync::OnceLock;
 
 /// The repository.
+///
+/// # Panics
+///
+/// Outside of it.
 #[must_use]
 pub fn repository() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the crate is in a folder of the repository")
+    static REPOSITORY: OnceLock<PathBuf> = OnceLock::new();
+    REPOSITORY.get_or_init(|| {
+        // Asked when it runs: clones may share a target folder, and with it a binary that another one compiled.
+        let here =
+            std::env::var_os("CARGO_MANIFEST_DIR").unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into());
+        let mut above = Path::new(&here).ancestors();
+        above.find(|folder| folder.join("wit").is_dir()).expect("a folder of the repository").to_owned()
+    })
 }
 
 /// The folder of an example that was built: `flights`, `bank`, `hello-http`.

@@ -8,6 +8,8 @@ const TOKEN = "ebbtide-token";
 const LONGEST_PAUSE = 15_000;
 /** A live stream has a heartbeat every 15 s; one that is silent for so long is dead. */
 const SILENCE = 40_000;
+/** A node that is there answers what is asked again and again within this. */
+const ANSWER = 10_000;
 
 /** A value that components follow. */
 export function store(value) {
@@ -15,6 +17,7 @@ export function store(value) {
   return {
     get: () => value,
     set(next) {
+      if (Object.is(next, value)) return;
       value = next;
       for (const follower of followers) follower(value);
     },
@@ -46,14 +49,17 @@ export function setToken(token) {
   wanted.set(null);
 }
 
-async function open(path, { method = "GET", body, headers = {}, signal } = {}) {
+async function open(path, { method = "GET", body, headers = {}, signal, within } = {}) {
   const token = sessionStorage.getItem(TOKEN);
   if (token) headers = { ...headers, authorization: `Bearer ${token}` };
   if (body !== undefined) headers = { ...headers, "content-type": "application/json" };
   let response;
+  // A connection made while the node comes up may never be answered.
+  const late = new AbortController();
+  const timer = within && setTimeout(() => late.abort(), within);
   try {
     response = await fetch(path, {
-      method, headers, signal, cache: "no-store", credentials: "omit", redirect: "error",
+      method, headers, signal: signal ? AbortSignal.any([signal, late.signal]) : late.signal, cache: "no-store", credentials: "omit", redirect: "error",
       body: body === undefined ? undefined : JSON.stringify(body),
     });
   } catch (error) {
@@ -64,6 +70,8 @@ async function open(path, { method = "GET", body, headers = {}, signal } = {}) {
       title: "The node does not answer",
       detail: "The node does not answer. This page goes on by itself when it does.",
     });
+  } finally {
+    clearTimeout(timer);
   }
   reachable.set(true);
   if (response.ok || response.status === 304) return response;
@@ -85,16 +93,18 @@ export async function ask(path, options) {
 
 const pause = (failures) => Math.min(LONGEST_PAUSE, 500 * 2 ** failures) * (0.75 + Math.random() / 2);
 
-/** Waits; resolves early when the page is looked at again. */
+/** Waits; resolves early when the page is looked at again, and when the node answers again. */
 function wait(millis, signal) {
   return new Promise((resolve) => {
     const done = () => {
       clearTimeout(timer);
+      unfollow();
       document.removeEventListener("visibilitychange", seen);
       signal.removeEventListener("abort", done);
       resolve();
     };
     const seen = () => document.hidden || done();
+    const unfollow = reachable.follow((answers) => answers && done());
     const timer = setTimeout(done, millis);
     document.addEventListener("visibilitychange", seen);
     signal.addEventListener("abort", done);
@@ -111,7 +121,7 @@ export function poll(path, interval, take) {
     while (!signal.aborted) {
       if (!document.hidden) {
         try {
-          const response = await open(path, { signal, headers: etag ? { "if-none-match": etag } : {} });
+          const response = await open(path, { signal, within: ANSWER, headers: etag ? { "if-none-match": etag } : {} });
           const known = response.status === 304;
           take({ ...(known ? {} : { data: await response.json() }), at: performance.now() });
           if (!known) etag = response.headers.get("etag");
@@ -126,6 +136,20 @@ export function poll(path, interval, take) {
     }
   })();
   return () => controller.abort();
+}
+
+/** Asks for JSON until there is an answer; `tell` hears of each problem. Rejects when `signal` is aborted. */
+export async function insist(path, signal, tell) {
+  for (let failures = 1; ; failures += 1) {
+    try {
+      return await ask(path, { signal, within: ANSWER });
+    } catch (problem) {
+      signal.throwIfAborted();
+      tell(problem);
+      await wait(pause(failures), signal);
+      signal.throwIfAborted();
+    }
+  }
 }
 
 /** Follows server-sent events: `take(events)` gets what came at once; connections that end are made again, and go on
@@ -146,7 +170,7 @@ export function follow(path, after, take, tell) {
       try {
         alive();
         const headers = { accept: "text/event-stream", "last-event-id": last };
-        const response = await open(path, { headers, signal: connection.signal });
+        const response = await open(path, { headers, signal: connection.signal, within: ANSWER });
         const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
         tell({ live: true });
         let text = "";

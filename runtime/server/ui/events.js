@@ -1,7 +1,7 @@
 // Events of an app, as they happen. The newest is at the top; a bounded number is kept.
 
 import { useEffect, useRef, useState } from "./vendor/hooks.js";
-import { ask, follow, path } from "./client.js";
+import { ask, follow, insist, path } from "./client.js";
 import { Brief, Command, count, dataOf, Empty, html, Json, link, Loading, State, Time, Trouble } from "./parts.js";
 
 /** Events from before that are shown at first, and with each click for more. */
@@ -67,13 +67,16 @@ export function Events({ app, entry }) {
     const from = Math.max(0, end.current - (types ? WINDOW : PAGE));
     setOldest(from);
     // First what there is, so that an empty log is known to be empty, and then what comes.
-    ask(path(["apps", app, "events"], { after: from, limit: WINDOW, types }), { signal: stop.signal })
+    insist(path(["apps", app, "events"], { after: from, limit: WINDOW, types }), stop.signal, (problem) => setState({ problem }))
       .then(({ data, headers }) => {
+        setState({});
         setEvents(data.events.reverse());
         const last = data.next ?? headers.get("ebb-position");
         unfollow = follow(path(["apps", app, "events"], { types }), last, take, (next) => setState(next));
       })
-      .catch((problem) => stop.signal.aborted || setState({ problem }));
+      .catch((problem) => {
+        if (!stop.signal.aborted) throw problem;
+      });
     redraw.current = draw;
     return () => {
       stop.abort();
