@@ -89,10 +89,19 @@ async fn a_load_that_fails_is_told_to_all_who_wait_and_tried_again_by_the_next()
     let path = bench.artefact();
     let whole = std::fs::read(&path).unwrap();
     std::fs::write(&path, &whole[1..]).unwrap();
-    for outcome in join_all((0..16).map(|_| apply(&projection, &["Counted"]))).await {
-        assert!(matches!(outcome, Err(ApplyError::Call(CallError::Failed(_)))), "{outcome:?}");
+    let mut attempts = 0;
+    loop {
+        let before = bench.status().loads;
+        for outcome in join_all((0..16).map(|_| apply(&projection, &["Counted"]))).await {
+            assert!(matches!(outcome, Err(ApplyError::Call(CallError::Failed(_)))), "{outcome:?}");
+        }
+        if bench.status().loads - before == 1 {
+            break;
+        }
+        // On a busy machine the first may have failed before the last has called.
+        attempts += 1;
+        assert!(attempts < 20, "each of 16 callers seems to load for itself");
     }
-    assert_eq!(bench.status().loads, 1);
     std::fs::write(&path, whole).unwrap();
     assert_eq!(apply(&projection, &["Counted"]).await, Ok(()));
 }
