@@ -10,6 +10,7 @@ mod commands;
 mod crash;
 mod deploy;
 mod dev;
+mod effects;
 mod faults;
 mod flights;
 mod functions;

@@ -6,6 +6,7 @@
 use crate::bundle::{Bundle, MANIFEST};
 use crate::commands::AggregateFunction;
 use crate::functions::{HttpEndpoint, HttpRoutes};
+use crate::projections::ProjectionDeployment;
 use bytes::Bytes;
 use ebb_domain::digest::Digest;
 use ebb_domain::manifest::{FilePurpose, FileRef, Manifest, Problems, Trigger};
@@ -182,7 +183,7 @@ pub(crate) async fn restore(
 /// A deployment's functions, ready to be swapped in.
 pub(crate) struct Functions {
     pub aggregates: Vec<AggregateFunction>,
-    pub projections: Vec<crate::projections::ProjectionDeployment>,
+    pub projections: Vec<ProjectionDeployment>,
     pub http: HttpRoutes,
     pub openapi: serde_json::Value,
 }
@@ -229,8 +230,8 @@ pub(crate) fn functions(engine: &Arc<dyn Engine>, checked: &Checked) -> Result<F
             event_schemas,
         });
     }
-    let projections =
-        checked.manifest.projections.values().map(|spec| crate::projections::ProjectionDeployment {
+    let mut projections: Vec<_> = (checked.manifest.projections.values())
+        .map(|spec| ProjectionDeployment {
             spec: spec.clone(),
             module: digest(&spec.module),
             models: spec
@@ -239,17 +240,31 @@ pub(crate) fn functions(engine: &Arc<dyn Engine>, checked: &Checked) -> Result<F
                 .filter_map(|name| checked.manifest.models.get(name))
                 .map(|model| model.schema.clone())
                 .collect(),
-        });
+            effects: None,
+        })
+        .collect();
     let mut endpoints = Vec::new();
     for spec in checked.manifest.functions.values() {
-        let Trigger::Http(trigger) = &spec.trigger;
+        let capabilities = Arc::new(spec.capabilities.clone());
+        let trigger = match &spec.trigger {
+            Trigger::Http(trigger) => trigger,
+            Trigger::Events(trigger) => {
+                projections.push(ProjectionDeployment::of_function(
+                    spec,
+                    trigger,
+                    digest(&spec.module),
+                    capabilities,
+                ));
+                continue;
+            }
+        };
         let function = FunctionSpec {
             app: app.clone(),
             function: format!("function.{}", spec.name).into(),
             module: digest(&spec.module),
             limits: spec.limits,
             instances: spec.instances,
-            capabilities: Arc::new(spec.capabilities.clone()),
+            capabilities,
         };
         let function = engine
             .http(function, trigger.max_response)
@@ -262,7 +277,7 @@ pub(crate) fn functions(engine: &Arc<dyn Engine>, checked: &Checked) -> Result<F
         });
     }
     let http = HttpRoutes::new(endpoints);
-    Ok(Functions { aggregates, projections: projections.collect(), http, openapi: openapi(checked) })
+    Ok(Functions { aggregates, projections, http, openapi: openapi(checked) })
 }
 
 fn openapi(checked: &Checked) -> serde_json::Value {

@@ -82,7 +82,9 @@ pub(crate) enum Command {
     Logs(Logs),
     /// Build a projection's rows again from the log, beside those that serve
     Rebuild(Rebuild),
-    /// Look after keys that a projection could not apply
+    /// Have an event function go on elsewhere: leave events out, or give it events once more
+    Seek(Seek),
+    /// Look after keys that a projection or an event function could not deal with
     #[command(subcommand)]
     Parked(Parked),
     /// Decide recorded commands again, with the deployed or another module, and show differences
@@ -449,6 +451,32 @@ pub(crate) struct Rebuild {
     pub(crate) plane: ControlPlane,
 }
 
+/// `ebb seek`.
+#[derive(Debug, Args)]
+pub(crate) struct Seek {
+    /// The function
+    pub(crate) function: String,
+    /// Where: `now`, with what happens from now on; `start`, with the first event; or behind a position
+    #[arg(long, value_name = "now|start|POSITION", value_parser = seek_to)]
+    pub(crate) to: serde_json::Value,
+    /// The app; needed where the node has several
+    #[arg(long, env = "EBB_APP", value_name = "NAME")]
+    pub(crate) app: Option<String>,
+    /// Where.
+    #[command(flatten)]
+    pub(crate) plane: ControlPlane,
+}
+
+fn seek_to(text: &str) -> Result<serde_json::Value, String> {
+    match text {
+        "now" | "start" => Ok(text.into()),
+        _ => match text.parse::<u64>() {
+            Ok(position) => Ok(position.into()),
+            Err(_) => Err("write `now`, `start`, or the position behind which it goes on".to_owned()),
+        },
+    }
+}
+
 /// `ebb parked`.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Parked {
@@ -463,7 +491,7 @@ pub(crate) enum Parked {
 /// `ebb parked list`.
 #[derive(Debug, Args)]
 pub(crate) struct ParkedList {
-    /// The projection
+    /// The projection or event function
     pub(crate) projection: String,
     /// The app; needed where the node has several
     #[arg(long, env = "EBB_APP", value_name = "NAME")]
@@ -487,7 +515,7 @@ pub(crate) struct ParkedSkip {
 /// `ebb parked retry`.
 #[derive(Debug, Args)]
 pub(crate) struct ParkedKey {
-    /// The projection
+    /// The projection or event function
     pub(crate) projection: String,
     /// The parked key; by default a stream, `account-42`
     pub(crate) key: String,

@@ -58,6 +58,7 @@ async fn dispatch(output: Output, command: Command) -> Result<Exit, Failure> {
         Command::Status(args) => run::status::run(output, args).await,
         Command::Logs(args) => run::logs::run(output, args).await,
         Command::Rebuild(args) => run::projections::rebuild(output, args).await,
+        Command::Seek(args) => run::projections::seek(output, args).await,
         Command::Parked(args) => run::projections::parked(output, args).await,
         Command::Replay(args) => run::replay::run(output, args).await,
         Command::Bench(args) => bench::run(output, args).await,

@@ -144,6 +144,13 @@ name!(
     FunctionName, "a function name", is_kebab,
     "use 1 to 64 of a-z, 0-9, - and _, starting with a letter"
 );
+impl From<&FunctionName> for ProjectionName {
+    /// What follows the log by this name: both have the same rule.
+    fn from(function: &FunctionName) -> Self {
+        Self(function.0.clone())
+    }
+}
+
 name!(
     /// A column of a model.
     ColumnName, "a column name", is_snake,

@@ -232,7 +232,7 @@ fn rebase(value: &mut Value, base: &str) {
 fn functions(manifest: &Manifest, paths: &mut Map<String, Value>) {
     let mut by_shape: BTreeMap<String, (&HttpTrigger, Map<String, Value>)> = BTreeMap::new();
     for (name, function) in &manifest.functions {
-        let Trigger::Http(http) = &function.trigger;
+        let Trigger::Http(http) = &function.trigger else { continue };
         let (first, operations) = by_shape.entry(http.route.shape()).or_insert_with(|| (http, Map::new()));
         for method in http.methods.iter() {
             let operation = function_operation(name, &first.route, method);

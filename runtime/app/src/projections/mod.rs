@@ -5,12 +5,16 @@
 //! mark in one transaction; a version that is built beside another takes its place by `swap`. `failure` decides what becomes of events that fail, `parking` holds what was parked and
 //! carries out commands about it, and `reader` reads models from the version that serves.
 //!
+//! An event function is run by the same parts: it follows the log as a projection without rows does, and `effects` says
+//! how it differs.
+//!
 //! Promises:
 //! * Rows and mark commit together, so each event is in the rows once.
 //! * Rows are those of applying the events in order, on however many lanes they ran.
 //! * No event is skipped but by command: it is applied, parked, or the projection stands still and says so.
 //! * A reader never sees the mark go back: a version serves once it has got as far as the one before it.
 
+mod effects;
 mod failure;
 mod lanes;
 mod overlay;
@@ -25,10 +29,11 @@ mod tests;
 mod version;
 mod window;
 
-pub use parking::{Retried, Skipped};
+pub use effects::Effects;
+pub use parking::{Retried, Seek, Skipped};
 pub use reader::{ModelReader, Waited};
 pub use service::{ProjectionDeployment, ProjectionDeps, ProjectionError, Projections};
-pub use status::{Counters, ProjectionStatus, State, VersionStatus};
+pub use status::{Counters, Kind, ProjectionStatus, State, VersionStatus};
 
 use ebb_domain::port::models::ModelError;
 use tokio::runtime::{Handle, RuntimeFlavor};

@@ -31,7 +31,7 @@ impl Base for Arc<dyn ProjectionStore> {
 }
 
 /// The models of a projection. There are few, so they are found by looking at each.
-#[derive(Clone)]
+#[derive(Clone, Default)]
 pub(super) struct Models(Arc<[ModelSchema]>);
 
 impl Models {

@@ -1,11 +1,14 @@
-//! Parked keys: known to the projector, so that later events of a key queue behind it; and the commands about them.
+//! Parked keys: known to the projector, so that later events of a key queue behind it; and the commands about them, and
+//! about where an event function stands.
 //!
 //! A command runs between two batches, in the projector's own task: it is the only one that writes.
 
+use super::effects;
 use super::failure::{Front, Next};
 use super::projector::{Flow, Projector, Stop};
 use super::service::ProjectionError;
 use ebb_domain::event::{Position, StoredEvent};
+use ebb_domain::manifest::Beginning;
 use ebb_domain::port::log::{EventFilter, ReadLimits};
 use ebb_domain::port::models::{ParkChange, ProjectionStore, RowBatch};
 use ebb_domain::text::Text;
@@ -33,8 +36,18 @@ pub struct Skipped {
     pub remaining: u64,
 }
 
-/// A command about a parked key, and whoever waits for what becomes of it.
+/// Where an event function goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Seek {
+    /// As at a first deployment: with what happens from now on, or with the first event.
+    To(Beginning),
+    /// With the first event behind this position.
+    Behind(Position),
+}
+
+/// What a projector is asked to do between two batches, and whoever waits for what becomes of it.
 pub(super) enum Command {
+    Seek { to: Seek, answer: oneshot::Sender<Result<Position, ProjectionError>> },
     Retry { key: Text, answer: oneshot::Sender<Result<Retried, ProjectionError>> },
     Skip { key: Text, whole: bool, answer: oneshot::Sender<Result<Skipped, ProjectionError>> },
 }
@@ -86,6 +99,13 @@ impl Projector {
     /// Carries out a command.
     pub(super) async fn handle(&mut self, command: Command) -> Flow<()> {
         match command {
+            Command::Seek { to, answer } => {
+                let done = self.seek(to).await;
+                let moved = done.is_ok();
+                answered(answer, done)?;
+                // All that was read is read again from there.
+                if moved { Err(Stop::Moved) } else { Ok(()) }
+            }
             Command::Retry { key, answer } => {
                 let done = self.retry(&key).await;
                 answered(answer, done)
@@ -158,6 +178,26 @@ impl Projector {
         let skipped = before.saturating_sub(remaining);
         info!(app = %self.app(), projection = %self.name(), %key, %first, skipped, "skipped by command");
         Ok(Skipped { skipped, remaining })
+    }
+
+    /// Goes on elsewhere. Where how far it had got was lost, this is where it begins.
+    async fn seek(&mut self, to: Seek) -> Result<Position, CommandFailure> {
+        let name = self.name().clone();
+        if !self.parked.is_empty() {
+            return Err(ProjectionError::Parked { name, count: self.parked.len() }.into());
+        }
+        let end = self.log.durable().borrow().position;
+        let mark = match to {
+            Seek::To(from) => effects::beginning(from, &*self.log),
+            Seek::Behind(wanted) if wanted > end => {
+                return Err(ProjectionError::NoPosition { wanted, end }.into());
+            }
+            Seek::Behind(position) => position,
+        };
+        let before = self.mark();
+        self.go_on_behind(mark).await?;
+        info!(app = %self.app(), function = %name, %before, %mark, "goes on elsewhere by command");
+        Ok(mark)
     }
 
     async fn queued(&self, key: &Text, limit: usize) -> Result<Vec<Position>, CommandFailure> {

@@ -44,6 +44,10 @@ const RELEASE_AFTER: Duration = Duration::from_secs(30);
 /// have nothing to do.
 const RELEASE_AFTER_LOAD: Duration = Duration::from_secs(1);
 
+/// What the calls of an event function may still take when it is told to end: what they do can't be taken back, and
+/// would be done again.
+const GRACE: Duration = Duration::from_secs(5);
+
 /// Commands that wait at most.
 const COMMANDS: usize = 16;
 
@@ -54,6 +58,8 @@ pub(super) enum Stop {
     Stopped,
     /// Something on our side failed: after a pause everything is read again.
     Host(String),
+    /// It goes on elsewhere: everything is read again from there.
+    Moved,
 }
 
 impl From<ModelError> for Stop {
@@ -148,9 +154,9 @@ impl Projector {
             version: version.clone(),
             body,
             applier,
-            splitter: Splitter::new(spec.lanes),
+            splitter: Splitter::new(program.deployment.lanes()),
             backoff: Backoff::new(&spec.retry, (&*deps.app, &*spec.name)),
-            front: Front::new(spec.batch.max_events.get(), None),
+            front: Front::new(program.deployment.window().get(), None),
             parked: ParkedKeys::default(),
             filter: filter(&spec.source),
             buffer: Vec::new(),
@@ -185,7 +191,11 @@ impl Projector {
                 }
                 Err(stop) => stop,
             };
-            let Stop::Host(reason) = stop else { break };
+            let reason = match stop {
+                Stop::Host(reason) => reason,
+                Stop::Moved => continue,
+                Stop::Stopped => break,
+            };
             failures += 1;
             warn!(%reason, failures, "can't go on for now");
             self.version.set_state(State::Retrying { position: None, attempts: failures, error: reason });
@@ -197,20 +207,29 @@ impl Projector {
         self.version.set_state(State::Stopped);
     }
 
-    /// Reads where it stands. A store that was found damaged is made anew by this, and starts at the beginning.
+    /// Reads where it stands. A store that was found damaged is made anew by this, and starts at the beginning; that of
+    /// an event function is not, since all of what it did would be done again.
     async fn load(&mut self) -> Flow<()> {
         let (stores, app, name) = (self.deps.stores.clone(), self.deps.app.clone(), self.name().clone());
         let (key, models) = (self.version.key, self.version.models.clone());
         let known = self.version.body();
+        let has_effects = self.version.has_effects();
         let loaded = super::blocking(move || {
-            let store = stores.open(&app, &name, key, models.all())?;
+            let store = if has_effects {
+                match stores.open_existing(&app, &name, key)? {
+                    Some((store, _)) => store,
+                    None => return Ok(None),
+                }
+            } else {
+                stores.open(&app, &name, key, models.all())?
+            };
             let same = std::ptr::addr_eq(Arc::as_ptr(&store), Arc::as_ptr(&known.store));
             let body = if same { known } else { Body::open(store)? };
             let store = &*body.store;
             *body.parks.lock() = Parks::of(store)?;
-            Ok((store.mark()?, store.tried()?, ParkedKeys::load(store)?, body.clone()))
+            Ok(Some((store.mark()?, store.tried()?, ParkedKeys::load(store)?, body.clone())))
         });
-        let (mark, tried, parked, body) = loaded.await?;
+        let Some((mark, tried, parked, body)) = loaded.await? else { return self.lost().await };
         self.release_at = Some(Instant::now() + RELEASE_AFTER_LOAD);
         self.version.set_body(body.clone());
         self.applier.store = body.store.clone();
@@ -228,15 +247,57 @@ impl Projector {
         self.check_end().await
     }
 
+    /// How far an event function had got is not known any more: somebody has to say where it goes on.
+    async fn lost(&mut self) -> Flow<()> {
+        let reason =
+            "how far it had got is lost, since its file is gone or damaged; say where it goes on, with `ebb seek`"
+                .to_owned();
+        error!(%reason, "the function is halted");
+        self.version.set_state(State::Halted { reason });
+        loop {
+            self.next_command().await?;
+        }
+    }
+
+    /// Has an event function go on behind a position. A crash in the middle leaves it where it was or there, or, where
+    /// that was lost, to begin as at its first deployment.
+    pub(super) async fn go_on_behind(&mut self, mark: Position) -> Flow<()> {
+        let (stores, app, name) = (self.deps.stores.clone(), self.deps.app.clone(), self.name().clone());
+        let (key, known) = (self.version.key, self.version.body());
+        let body = super::blocking(move || {
+            let there = stores.open_existing(&app, &name, key)?;
+            let store = match there {
+                Some((store, _)) => store,
+                None => {
+                    stores.retain(&app, &name, &[])?;
+                    stores.open(&app, &name, key, &[])?
+                }
+            };
+            store.commit(RowBatch { mark: Some(mark), ..RowBatch::default() })?;
+            // What was promised to be left out is not to come back with a loss of power.
+            store.release();
+            stores.set_serving(&app, &name, key)?;
+            let same = std::ptr::addr_eq(Arc::as_ptr(&store), Arc::as_ptr(&known.store));
+            if same { Ok(known) } else { Body::open(store) }
+        });
+        let body = body.await?;
+        body.passed.send_replace(mark);
+        self.version.set_body(body);
+        Ok(())
+    }
+
     /// Rows that are ahead of the log are rows of events that are no more. That does not pass by itself.
     async fn check_end(&mut self) -> Flow<()> {
         let end = self.durable.borrow().position;
         if self.scanned <= end {
             return Ok(());
         }
+        let (what, remedy) = match self.version.has_effects() {
+            true => ("it is", "say where it goes on, with `ebb seek`"),
+            false => ("its rows are", "rebuild the projection"),
+        };
         let reason = format!(
-            "its rows are at position {} and the log ends at {end}: an older copy of the log was put in place; \
-             rebuild the projection",
+            "{what} at position {} and the log ends at {end}: an older copy of the log was put in place; {remedy}",
             self.scanned
         );
         error!(%reason, "the projection is halted");
@@ -322,7 +383,7 @@ impl Projector {
         let window = &window[..window.len().min(self.max_events())];
         let lane_by = &self.program.deployment.spec.lane_by;
         // Keys cost a parse where they come from the data; without lanes and parked keys nobody needs them.
-        let keyed = !self.parked.is_empty() || self.program.deployment.spec.lanes.get() > 1;
+        let keyed = !self.parked.is_empty() || self.program.deployment.lanes().get() > 1;
         let keys: Vec<Text> =
             if keyed { window.iter().map(|event| lane_key(lane_by, event)).collect() } else { Vec::new() };
         let batch = Window::new(window, &keys, &self.parked, &self.front);
@@ -337,9 +398,10 @@ impl Projector {
         }
         let positions: Vec<Position> = events.iter().map(|event| event.position).collect();
         let collisions = self.splitter.collisions;
+        let grace = if self.version.has_effects() { GRACE } else { Duration::ZERO };
         let applied = tokio::select! {
             biased;
-            () = stopped(&mut self.stop) => return Err(Stop::Stopped),
+            () = given_up(&mut self.stop, grace) => return Err(Stop::Stopped),
             applied = self.splitter.apply(&self.applier, events, &keys) => applied,
         };
         let collided = self.splitter.collisions - collisions;
@@ -350,6 +412,14 @@ impl Projector {
             Ok(touches) => {
                 let parks = batch.parks(window, lane_by);
                 self.pass(batch.len, touches.into_changes(), parks, positions.len()).await
+            }
+            Err(Failed::Module { index: Some(index @ 1..), reason }) if self.version.has_effects() => {
+                // What stands before it was done, and is not to be done again.
+                let at = window.iter().position(|event| event.position == positions[index]);
+                let done = batch.before(at.unwrap_or(0));
+                let parks = done.parks(window, lane_by);
+                self.pass(done.len, Vec::new(), parks, index).await?;
+                self.failed(Failed::Module { index: Some(0), reason }, &positions[index..]).await
             }
             Err(failed) => self.failed(failed, &positions).await,
         }
@@ -603,7 +673,7 @@ impl Projector {
     }
 
     pub(super) fn max_events(&self) -> usize {
-        self.program.deployment.spec.batch.max_events.get()
+        self.program.deployment.window().get()
     }
 
     fn max_parked(&self) -> u64 {
@@ -639,6 +709,14 @@ fn unreadable() -> Stop {
 async fn stopped(stop: &mut watch::Receiver<bool>) {
     // Whoever could stop it is gone: that is a stop as well.
     let _ = stop.wait_for(|stop| *stop).await;
+}
+
+/// Until work is given up: so long after it was told to end.
+async fn given_up(stop: &mut watch::Receiver<bool>, grace: Duration) {
+    stopped(stop).await;
+    if !grace.is_zero() {
+        tokio::time::sleep(grace).await;
+    }
 }
 
 async fn sleep_until(at: Option<Instant>) {

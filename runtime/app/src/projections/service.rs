@@ -1,19 +1,21 @@
 //! An app's projections: which there are, which version of each serves, and which one is being built.
 
+use super::effects::{self, Effects};
 use super::overlay::Models;
-use super::parking::{Command, Retried, Skipped};
+use super::parking::{Command, Retried, Seek, Skipped};
 use super::projector::{Projector, Runner};
 use super::reader::ModelReader;
-use super::status::ProjectionStatus;
+use super::status::{Kind, ProjectionStatus};
 use super::version::{self, Body, Program, Version};
 use ebb_domain::digest::Digest;
+use ebb_domain::event::Position;
 use ebb_domain::manifest::ProjectionSpec;
 use ebb_domain::model::ModelSchema;
 use ebb_domain::name::{AppName, ModelName, ProjectionName};
 use ebb_domain::port::Clock;
 use ebb_domain::port::guest::{CallError, Engine, FunctionSpec};
 use ebb_domain::port::log::EventLog;
-use ebb_domain::port::models::{ModelError, ModelStores, Parked, ProjectionVersion};
+use ebb_domain::port::models::{ModelError, ModelStores, Parked, ProjectionVersion, RowBatch};
 use ebb_domain::text::Text;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use parking_lot::{Mutex, RwLock};
@@ -50,6 +52,8 @@ pub struct ProjectionDeployment {
     pub module: Digest,
     /// The models that it writes.
     pub models: Vec<ModelSchema>,
+    /// For an event function: what it is instead of rows.
+    pub effects: Option<Effects>,
 }
 
 /// Why something could not be done with projections.
@@ -83,6 +87,30 @@ pub enum ProjectionError {
     /// It does not run now: it is being stopped, or waits for its successor.
     #[error("projection `{0}` does not run now; try again when its version serves")]
     NotRunning(ProjectionName),
+    /// It has no rows to build.
+    #[error(
+        "`{0}` is an event function: what it did can't be undone and done anew; `seek` gives it events again"
+    )]
+    Function(ProjectionName),
+    /// Its rows are a function of all events, from the first on.
+    #[error("`{0}` is a projection: it can't leave events out; `rebuild` makes its rows anew")]
+    NotFunction(ProjectionName),
+    /// Events that are queued would be given twice, or out of their order.
+    #[error("`{name}` has {count} parked keys; retry or skip them before it goes on elsewhere")]
+    Parked {
+        /// The function.
+        name: ProjectionName,
+        /// Parked keys.
+        count: u64,
+    },
+    /// The log does not go so far.
+    #[error("there is no position {wanted}: the log ends at {end}")]
+    NoPosition {
+        /// What was asked for.
+        wanted: Position,
+        /// The end of the log.
+        end: Position,
+    },
     /// Something on our side failed; the same may work later.
     #[error("it could not be done now: {0}")]
     Unavailable(String),
@@ -266,7 +294,10 @@ impl Projections {
             instances: spec.instances,
             capabilities: Default::default(),
         };
-        let module = self.deps.engine.projection(function);
+        let module = match &deployment.effects {
+            None => self.deps.engine.projection(function),
+            Some(effects) => effects.module(&*self.deps.engine, function, spec),
+        };
         let module =
             module.map_err(|error| ProjectionError::Module { projection: spec.name.clone(), error })?;
         Ok(Program { deployment: Arc::new(deployment), module })
@@ -287,6 +318,7 @@ impl Projections {
             Some(key) if version::is_same(&key, &declared) => {
                 let serving = match serving {
                     Some(serving) => serving.with(program.clone()),
+                    None if program.deployment.effects.is_some() => self.open_function(key, &program).await?,
                     None => self.open(key, &program).await?,
                 };
                 // A rebuild that was interrupted by a restart goes on.
@@ -306,6 +338,9 @@ impl Projections {
         let (serving, building) = match (serving, building) {
             (Some(serving), Some(key)) => (serving, Some(self.open(key, &program).await?)),
             (Some(serving), None) => (serving, None),
+            (None, _) if program.deployment.effects.is_some() => {
+                (self.begin(declared, &program).await?, None)
+            }
             // There is nothing to wait for: it serves from its first event on.
             (None, key) => (self.open(key.unwrap_or(declared), &program).await?, None),
         };
@@ -331,6 +366,43 @@ impl Projections {
         };
         let body = self.on_stores(&name, open).await?;
         Ok(Version::new(key, models, Some(program.clone()), body))
+    }
+
+    /// An event function that was never deployed: it begins where its manifest says. Where the node ends before the
+    /// pointer is set, it begins anew.
+    async fn begin(
+        &self,
+        key: ProjectionVersion,
+        program: &Program,
+    ) -> Result<Arc<Version>, ProjectionError> {
+        let from = program.deployment.effects.as_ref().map(|effects| effects.from);
+        let mark = effects::beginning(from.unwrap_or_default(), &*self.deps.log);
+        let open = move |stores: &dyn ModelStores, app: &AppName, name: &ProjectionName| {
+            let store = stores.open(app, name, key, &[])?;
+            store.commit(RowBatch { mark: Some(mark), ..RowBatch::default() })?;
+            // Durable before the pointer is: a file that the power took the mark from would begin with all there is.
+            store.release();
+            Body::open(store)
+        };
+        let body = self.on_stores(&program.deployment.spec.name, open).await?;
+        Ok(Version::new(key, Models::default(), Some(program.clone()), body))
+    }
+
+    /// An event function that has begun. If how far it has got is lost, a store of another name stands in, which is
+    /// never looked at: see `Projector::load`.
+    async fn open_function(
+        &self,
+        key: ProjectionVersion,
+        program: &Program,
+    ) -> Result<Arc<Version>, ProjectionError> {
+        let open = move |stores: &dyn ModelStores, app: &AppName, name: &ProjectionName| match stores
+            .open_existing(app, name, key)?
+        {
+            Some((store, _)) => Body::open(store),
+            None => Body::open(stores.open(app, name, version::rebuilt(&key), &[])?),
+        };
+        let body = self.on_stores(&program.deployment.spec.name, open).await?;
+        Ok(Version::new(key, Models::default(), Some(program.clone()), body))
     }
 
     /// What served before a restart, whose module is not known any more: its rows serve as they are.
@@ -370,6 +442,9 @@ impl Projections {
     pub async fn rebuild(&self, projection: &ProjectionName) -> Result<(), ProjectionError> {
         let _one_at_a_time = self.deploying.lock().await;
         let slot = self.slot(projection)?;
+        if slot.serving().has_effects() {
+            return Err(ProjectionError::Function(projection.clone()));
+        }
         let building = slot.stop().await;
         let serving = slot.serving();
         let program = match (&building, &serving.program) {
@@ -405,6 +480,7 @@ impl Projections {
             let building = slot.building().filter(|building| !Arc::ptr_eq(building, &serving));
             ProjectionStatus {
                 name: slot.name.clone(),
+                kind: if serving.has_effects() { Kind::Function } else { Kind::Projection },
                 models: serving.models.all().iter().map(|model| model.name.clone()).collect(),
                 serving: serving.status(end),
                 building: building.map(|version| version.status(end)),
@@ -449,6 +525,19 @@ impl Projections {
         whole: bool,
     ) -> Result<Skipped, ProjectionError> {
         self.command(projection, |answer| Command::Skip { key: key.clone(), whole, answer }).await
+    }
+
+    /// Has an event function go on behind another position: a later one leaves events out, an earlier one gives it
+    /// events once more.
+    ///
+    /// # Errors
+    /// There is no such function, or it is a projection; something is parked; the log has no such position; or the store
+    /// failed.
+    pub async fn seek(&self, function: &ProjectionName, to: Seek) -> Result<Position, ProjectionError> {
+        if !self.slot(function)?.serving().has_effects() {
+            return Err(ProjectionError::NotFunction(function.clone()));
+        }
+        self.command(function, |answer| Command::Seek { to, answer }).await
     }
 
     async fn command<T>(

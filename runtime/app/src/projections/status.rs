@@ -93,11 +93,23 @@ pub struct VersionStatus {
     pub size_bytes: u64,
 }
 
-/// A projection.
+/// What follows the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Kind {
+    /// Turns events into rows.
+    Projection,
+    /// An event function: reacts to events.
+    Function,
+}
+
+/// A projection, or an event function.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct ProjectionStatus {
     /// Its name.
     pub name: ProjectionName,
+    /// Which of both it is.
+    pub kind: Kind,
     /// The models that it writes.
     pub models: Vec<ModelName>,
     /// The version that serves queries.

@@ -21,8 +21,10 @@ impl Projector {
             return Ok(None);
         }
         let gate = self.slot.gate.clone().lock_owned().await;
-        // It may have been swapped away, and its files removed, while it waited.
-        if *self.stop.borrow() || !self.serves() { Err(Stop::Stopped) } else { Ok(Some(gate)) }
+        // It may have been swapped away, and its files removed, while it waited. An event function never is, and what its
+        // last call did is to be remembered.
+        let ends = *self.stop.borrow() && !self.version.has_effects();
+        if ends || !self.serves() { Err(Stop::Stopped) } else { Ok(Some(gate)) }
     }
 
     /// A candidate that is nearly there makes its last steps while the version that serves stands still: else it might

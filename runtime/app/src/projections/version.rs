@@ -19,6 +19,10 @@ const GENERATION_BYTES: usize = 8;
 /// The name of a version: a digest of what its rows are a function of (module, source, lanes, models), whose last
 /// eight bytes count the times that the same version was built again. Bounds and batch sizes are not part of it.
 pub(super) fn declared(deployment: &ProjectionDeployment) -> ProjectionVersion {
+    if deployment.effects.is_some() {
+        // Whatever changes, it goes on where it is: what it did can't be undone and done anew.
+        return generation_zero(Digest::of(b"ebbtide event function 1"));
+    }
     let mut parts: Vec<Vec<u8>> = vec![b"ebbtide projection 1".to_vec(), deployment.module.0.to_vec()];
     let Source::Log { aggregates, types } = &deployment.spec.source;
     let list = |names: Vec<&str>| names.join("\n").into_bytes();
@@ -32,7 +36,10 @@ pub(super) fn declared(deployment: &ProjectionDeployment) -> ProjectionVersion {
     let mut models: Vec<_> = deployment.models.iter().collect();
     models.sort_unstable_by(|a, b| a.name.cmp(&b.name));
     parts.extend(models.into_iter().map(|model| serde_json::to_vec(model).unwrap_or_default()));
-    let mut digest = Digest::of_parts(parts.iter().map(Vec::as_slice));
+    generation_zero(Digest::of_parts(parts.iter().map(Vec::as_slice)))
+}
+
+fn generation_zero(mut digest: Digest) -> ProjectionVersion {
     digest.0[32 - GENERATION_BYTES..].fill(0);
     digest
 }
@@ -152,6 +159,11 @@ impl Version {
             doubt: Notify::new(),
             in_use: AtomicBool::new(false),
         })
+    }
+
+    /// Whether it is an event function's.
+    pub(super) fn has_effects(&self) -> bool {
+        self.program.as_ref().is_some_and(|program| program.deployment.effects.is_some())
     }
 
     pub(super) fn body(&self) -> Arc<Body> {

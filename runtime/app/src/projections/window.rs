@@ -37,6 +37,11 @@ impl Window {
         Self { len, queued }
     }
 
+    /// Those before an event of the window.
+    pub(super) fn before(&self, index: usize) -> Self {
+        Self { len: index, queued: self.queued.iter().copied().filter(|queued| *queued < index).collect() }
+    }
+
     /// The changes that queue them.
     pub(super) fn parks(&self, events: &[StoredEvent], lane_by: &LaneBy) -> Vec<ParkChange> {
         let queue = |index: &usize| {

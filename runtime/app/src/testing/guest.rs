@@ -1,15 +1,17 @@
-//! A projection module that is a closure, and an engine that knows such modules.
+//! A projection module that is a closure, an event function that is one, and an engine that knows such modules.
 
 use bytes::Bytes;
 use ebb_domain::digest::Digest;
 use ebb_domain::event::StoredEvent;
 use ebb_domain::port::Future;
 use ebb_domain::port::guest::{
-    ApplyError, CallError, CommandModule, CompileError, Engine, FunctionSpec, HttpFunction, ModuleKind,
-    ProjectionModule, SharedRows,
+    ApplyError, CallError, CommandModule, CompileError, Engine, FunctionSpec, HttpBody, HttpCall,
+    HttpFunction, ModuleKind, ProjectionModule, SharedRows,
 };
 use ebb_domain::port::models::{ModelError, Rows};
+use http_body_util::{BodyExt, Full};
 use parking_lot::Mutex;
+use serde_json::Value;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -98,15 +100,66 @@ impl ProjectionModule for ScriptedProjection {
     }
 }
 
-/// An engine that knows the projection modules it was given.
+type React = dyn Fn(Vec<Value>) -> Result<http::Response<String>, CallError> + Send + Sync;
+
+/// An event function whose body is a closure over a batch of CloudEvents.
+pub struct ScriptedFunction {
+    react: Box<React>,
+    gate: Gate,
+}
+
+impl ScriptedFunction {
+    /// A function that answers batches in this way.
+    pub fn new(
+        react: impl Fn(Vec<Value>) -> Result<http::Response<String>, CallError> + Send + Sync + 'static,
+    ) -> Arc<Self> {
+        Arc::new(Self { react: Box::new(react), gate: Gate(watch::Sender::new(true)) })
+    }
+
+    /// What holds calls back, once they have begun; open at first.
+    pub fn gate(&self) -> Gate {
+        self.gate.clone()
+    }
+}
+
+impl HttpFunction for ScriptedFunction {
+    fn call(&self, call: HttpCall) -> Future<'_, Result<http::Response<HttpBody>, CallError>> {
+        Box::pin(async move {
+            let body = call
+                .request
+                .into_body()
+                .collect()
+                .await
+                .map_err(|error| CallError::Failed(error.to_string()))?;
+            let events = serde_json::from_slice(&body.to_bytes())
+                .map_err(|error| CallError::Failed(error.to_string()))?;
+            let answer = (self.react)(events)?;
+            let mut open = self.gate.0.subscribe();
+            let _ = open.wait_for(|open| *open).await;
+            Ok(answer.map(|body| Full::new(Bytes::from(body)).map_err(|never| match never {}).boxed_unsync()))
+        })
+    }
+}
+
+/// An engine that knows the projection modules and event functions it was given.
 #[derive(Default)]
-pub struct ProjectionEngine(Mutex<HashMap<Digest, Arc<ScriptedProjection>>>);
+pub struct ProjectionEngine {
+    projections: Mutex<HashMap<Digest, Arc<ScriptedProjection>>>,
+    functions: Mutex<HashMap<Digest, Arc<ScriptedFunction>>>,
+}
 
 impl ProjectionEngine {
     /// Deploys a module under the digest of this name.
     pub fn provide(&self, name: &str, module: Arc<ScriptedProjection>) -> Digest {
         let digest = Digest::of(name.as_bytes());
-        self.0.lock().insert(digest, module);
+        self.projections.lock().insert(digest, module);
+        digest
+    }
+
+    /// Deploys an event function under the digest of this name.
+    pub fn provide_function(&self, name: &str, function: Arc<ScriptedFunction>) -> Digest {
+        let digest = Digest::of(name.as_bytes());
+        self.functions.lock().insert(digest, function);
         digest
     }
 }
@@ -121,13 +174,16 @@ impl Engine for ProjectionEngine {
     }
 
     fn projection(&self, spec: FunctionSpec) -> Result<Arc<dyn ProjectionModule>, CallError> {
-        match self.0.lock().get(&spec.module) {
+        match self.projections.lock().get(&spec.module) {
             Some(module) => Ok(module.clone()),
             None => Err(CallError::Failed(format!("there is no module {}", spec.module.short()))),
         }
     }
 
     fn http(&self, spec: FunctionSpec, _: u64) -> Result<Arc<dyn HttpFunction>, CallError> {
-        Err(CallError::Failed(format!("`{}` is not a projection", spec.function)))
+        match self.functions.lock().get(&spec.module) {
+            Some(function) => Ok(function.clone()),
+            None => Err(CallError::Failed(format!("there is no module {}", spec.module.short()))),
+        }
     }
 }

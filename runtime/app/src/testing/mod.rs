@@ -7,7 +7,7 @@ mod models;
 mod storage;
 
 pub use clock::ManualClock;
-pub use guest::{Call, Fault, Gate, ProjectionEngine, ScriptedProjection};
+pub use guest::{Call, Fault, Gate, ProjectionEngine, ScriptedFunction, ScriptedProjection};
 pub use log::{MemoryLog, command_id};
 pub use models::MemoryModels;
 pub use storage::MemoryStorage;

@@ -1,7 +1,7 @@
-//! `ebb rebuild` and `ebb parked`: looking after projections.
+//! `ebb rebuild`, `ebb seek` and `ebb parked`: looking after what follows the log.
 
 use super::status::only_app;
-use crate::args::{Parked as Args, ParkedKey, ParkedSkip, Rebuild};
+use crate::args::{Parked as Args, ParkedKey, ParkedSkip, Rebuild, Seek};
 use crate::client::{Path, Server};
 use crate::failure::{Exit, Failure};
 use crate::output::{Align, Grouped, Output, Palette, Table, printable};
@@ -51,6 +51,26 @@ pub(crate) async fn rebuild(output: Output, args: Rebuild) -> Result<Exit, Failu
     } else {
         output.line(format_args!("{} {}", output.style().good("rebuilding"), args.projection))?;
         output.note("the rows that serve are swapped when the new ones have caught up; see `ebb status`");
+    }
+    Ok(Exit::Done)
+}
+
+/// Has an event function go on elsewhere.
+pub(crate) async fn seek(output: Output, args: Seek) -> Result<Exit, Failure> {
+    let server = Server::control(&args.plane)?;
+    let path = projection(&server, args.app.as_deref(), &args.function).await?.segment("seek");
+    let request = server.request(Method::POST, &path).json(&json!({ "to": args.to }));
+    let answer: Value = server.json(request).await?;
+    if output.json {
+        output.json(&answer)?;
+    } else {
+        let style = output.style();
+        output.line(format_args!(
+            "{} {} goes on behind position {}",
+            style.good("done"),
+            args.function,
+            answer["position"]
+        ))?;
     }
     Ok(Exit::Done)
 }

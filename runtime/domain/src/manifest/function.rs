@@ -1,15 +1,17 @@
 //! `[function.NAME]`: a module that a trigger calls, and what it may reach.
 
-use super::Allow;
+use super::{Allow, Batch, LaneBy, Retry, Source};
 use crate::limits::{InstancePolicy, Limits};
 use crate::name::FunctionName;
 use crate::outbound::Outbound;
 use crate::port::guest::Grants;
 use crate::route::Route;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// `[function.NAME]`.
 #[derive(Clone, Debug)]
@@ -35,6 +37,46 @@ pub struct FunctionSpec {
 pub enum Trigger {
     /// Requests.
     Http(HttpTrigger),
+    /// Events of the app's log.
+    Events(EventTrigger),
+}
+
+/// `trigger = { events = { … } }`: each event is given to the function, once it is durable, at least once.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EventTrigger {
+    /// Which events it wants.
+    pub source: Source,
+    /// Where it begins when it is deployed for the first time.
+    pub from: Beginning,
+    /// How much it takes in one call.
+    pub batch: Batch,
+    /// Calls at the same time, each with the events of other keys.
+    pub lanes: NonZeroUsize,
+    /// What splits events among calls, and what is parked when an event fails.
+    pub lane_by: LaneBy,
+    /// How often a failing event is tried before its key is parked.
+    pub retry: Retry,
+    /// Parked keys at which the function halts.
+    pub max_parked: u64,
+}
+
+impl EventTrigger {
+    /// `batch` where the manifest does not say: 10 events a call, and no waiting for more.
+    pub const DEFAULT_BATCH: Batch =
+        Batch { max_events: NonZeroUsize::new(10).unwrap(), max_wait: Duration::ZERO };
+    /// `batch.max-events` times `lanes` at most: what is given again if the node ends in the middle of it.
+    pub const MAX_WINDOW: usize = 10_000;
+}
+
+/// Where an event function begins.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Beginning {
+    /// With what happens after it is deployed for the first time.
+    #[default]
+    Now,
+    /// With the first event of the log.
+    Start,
 }
 
 /// `trigger = { http = { … } }`.

@@ -12,7 +12,7 @@ mod reader;
 mod tests;
 
 pub use files::{FilePurpose, FileRef};
-pub use function::{Capabilities, FunctionSpec, HttpTrigger, Trigger};
+pub use function::{Beginning, Capabilities, EventTrigger, FunctionSpec, HttpTrigger, Trigger};
 pub use problem::{FILE_NAME, Place, Problem, ProblemKind, Problems};
 
 use crate::limits::{InstancePolicy, Limits};

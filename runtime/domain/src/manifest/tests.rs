@@ -83,7 +83,7 @@ fn every_key_is_understood() {
     let Source::Log { aggregates, types } = &projection.source;
     assert_eq!((aggregates.len(), types.len()), (1, 1));
     let hello = &manifest.functions["hello".as_bytes()];
-    let Trigger::Http(http) = &hello.trigger;
+    let Trigger::Http(http) = &hello.trigger else { panic!("{:?}", hello.trigger) };
     assert_eq!((http.route.as_str(), http.max_body, http.max_response), ("/hello/{name}", 64 << 10, 1 << 30));
     assert_eq!(http.methods.take("DELETE"), None);
     assert_eq!((hello.limits.wall, hello.limits.cpu), (Duration::from_secs(900), Duration::from_secs(30)));
@@ -352,6 +352,7 @@ fn editors_and_the_parser_know_the_same_keys() {
         (defs("function"), keys::FUNCTION),
         (defs("trigger"), keys::TRIGGER),
         (defs("http"), keys::HTTP),
+        (defs("events"), keys::EVENTS),
         (defs("capabilities"), keys::CAPABILITIES),
         (defs("limits"), keys::LIMITS),
         (defs("instances"), keys::INSTANCES),

@@ -101,6 +101,7 @@ impl ControlPlane {
             ("POST", ["apps", app, "rollback"]) => self.rollback(app, &parts, body, actor).await,
             ("POST", ["apps", app, "replay"]) => self.replay(app, &parts, body).await,
             ("POST", ["apps", app, "projections", name, "rebuild"]) => self.rebuild(app, name).await,
+            ("POST", ["apps", app, "projections", name, "seek"]) => self.seek(app, name, &parts, body).await,
             ("GET", ["apps", app, "projections", name, "parked"]) => self.parked(app, name, &parts).await,
             ("POST", ["apps", app, "projections", name, "parked", "retry"]) => {
                 self.retry_parked(app, name, &parts, body).await
@@ -138,7 +139,7 @@ fn methods(segments: &[&str]) -> Option<&'static str> {
         | ["apps", _, "streams", _, "state"] => "GET, HEAD, OPTIONS",
         ["apps", _, "deployments"] | ["apps", _, "projections", _, "parked"] => "GET, HEAD, OPTIONS",
         ["apps", _, "check" | "rollback" | "replay"]
-        | ["apps", _, "projections", _, "rebuild"]
+        | ["apps", _, "projections", _, "rebuild" | "seek"]
         | ["apps", _, "projections", _, "parked", "retry" | "skip"] => "POST, OPTIONS",
         _ => return None,
     })

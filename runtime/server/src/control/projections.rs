@@ -1,16 +1,19 @@
-//! Projections: how they do, what is parked, rebuilding.
+//! Projections and event functions: how they do, what is parked, rebuilding, going on elsewhere.
 
 use super::ControlPlane;
 use super::apps::read_json;
 use super::page::unless_known;
 use crate::http::body::RequestBody;
 use crate::http::problem::{
-    BAD_QUERY, INTERNAL, NOT_PARKED, PROJECTION_UNAVAILABLE, Problem, REBUILD_IN_PROGRESS, UNKNOWN_PROJECTION,
+    BAD_QUERY, INTERNAL, KEYS_PARKED, NOT_A_FUNCTION, NOT_PARKED, NOT_REBUILT, POSITION_UNKNOWN,
+    PROJECTION_UNAVAILABLE, Problem, REBUILD_IN_PROGRESS, UNKNOWN_PROJECTION,
 };
 use crate::http::reply::{Reply, json};
 use crate::http::target::{parameters, shorten};
 use crate::metrics::Page;
-use ebb_app::projections::{ProjectionError, ProjectionStatus};
+use ebb_app::projections::{ProjectionError, ProjectionStatus, Seek};
+use ebb_domain::event::Position;
+use ebb_domain::manifest::Beginning;
 use ebb_domain::name::{AppName, ProjectionName};
 use ebb_domain::text::Text;
 use http::StatusCode;
@@ -35,6 +38,20 @@ struct Skip {
     /// The key's whole queue, not only the event that stands first.
     #[serde(default)]
     whole: bool,
+}
+
+/// Where an event function goes on: `"now"`, `"start"`, or behind a position.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum To {
+    Beginning(Beginning),
+    Behind(u64),
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SeekTo {
+    to: To,
 }
 
 impl ControlPlane {
@@ -93,6 +110,23 @@ impl ControlPlane {
         let app = self.find(app)?;
         app.projections().rebuild(&projection(name)?).await.map_err(problem)?;
         Ok(json(StatusCode::ACCEPTED, &json!({ "projection": name, "rebuilding": true })))
+    }
+
+    pub(super) async fn seek(
+        &self,
+        app: &str,
+        name: &str,
+        parts: &Parts,
+        body: RequestBody,
+    ) -> Result<Reply, Problem> {
+        let app = self.find(app)?;
+        let SeekTo { to } = read_json(parts, body, "{\"to\": \"now\" | \"start\" | POSITION}").await?;
+        let to = match to {
+            To::Beginning(beginning) => Seek::To(beginning),
+            To::Behind(position) => Seek::Behind(Position(position)),
+        };
+        let position = app.projections().seek(&projection(name)?, to).await.map_err(problem)?;
+        Ok(json(StatusCode::OK, &json!({ "function": name, "position": position })))
     }
 
     pub(super) async fn parked(&self, app: &str, name: &str, parts: &Parts) -> Result<Reply, Problem> {
@@ -169,6 +203,7 @@ fn shown(app: &AppName, status: &ProjectionStatus) -> Value {
     let mut shown = serde_json::to_value(&status.serving).unwrap_or_default();
     shown["app"] = json!(app);
     shown["projection"] = json!(status.name);
+    shown["kind"] = json!(status.kind);
     shown["models"] = json!(status.models);
     shown["building"] = json!(status.building);
     shown
@@ -180,6 +215,10 @@ fn problem(error: ProjectionError) -> Problem {
         ProjectionError::Unknown(_) => UNKNOWN_PROJECTION.detail(detail),
         ProjectionError::NotParked { .. } => NOT_PARKED.detail(detail),
         ProjectionError::Building(_) => REBUILD_IN_PROGRESS.detail(detail),
+        ProjectionError::Function(_) => NOT_REBUILT.detail(detail),
+        ProjectionError::NotFunction(_) => NOT_A_FUNCTION.detail(detail),
+        ProjectionError::Parked { .. } => KEYS_PARKED.detail(detail),
+        ProjectionError::NoPosition { end, .. } => POSITION_UNKNOWN.detail(detail).with("position", end.0),
         ProjectionError::NotRunning(_) => {
             PROJECTION_UNAVAILABLE.detail(detail).retry_after(Duration::from_secs(1))
         }

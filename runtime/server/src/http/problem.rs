@@ -119,6 +119,12 @@ catalogue! {
         "Take it from that app's `hosts` first, or use another name.";
     REBUILD_IN_PROGRESS = 409 "rebuild_in_progress", "The projection is being rebuilt already",
         "Wait until `GET /projections` shows that it has caught up.";
+    NOT_REBUILT = 409 "not_rebuilt", "An event function is not rebuilt",
+        "What it did can't be undone and done anew. `ebb seek` gives it events again.";
+    NOT_A_FUNCTION = 409 "not_a_function", "A projection does not go on elsewhere",
+        "Its rows are made of all events, from the first on; `ebb rebuild` makes them anew.";
+    KEYS_PARKED = 409 "keys_parked", "Keys are parked",
+        "Retry or skip them first: `ebb parked`.";
     BODY_TOO_LARGE = 413 "body_too_large", "The body is larger than the limit",
         "Send less, or raise `limits.body` in `ebbtide.toml`; for a function, `max-body` of its trigger.";
     UNSUPPORTED_MEDIA_TYPE = 415 "unsupported_media_type", "This path does not take this media type",

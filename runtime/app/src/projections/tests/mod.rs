@@ -1,5 +1,6 @@
 //! The rules of projections, told as stories over fakes of the log, the rows and the module.
 
+mod effects;
 mod failures;
 mod lanes;
 mod loops;
@@ -66,7 +67,7 @@ impl Bank {
 
     fn deployment(&self, module: &str) -> ProjectionDeployment {
         let module = ebb_domain::digest::Digest::of(module.as_bytes());
-        ProjectionDeployment { spec: self.spec.clone(), module, models: vec![balances()] }
+        ProjectionDeployment { spec: self.spec.clone(), module, models: vec![balances()], effects: None }
     }
 
     async fn deploy(&self, module: &str) {

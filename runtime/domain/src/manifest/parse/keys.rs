@@ -39,7 +39,9 @@ pub(in crate::manifest) const LIMITS: &[&str] = &["memory", "cpu", "wall", "conc
 pub(in crate::manifest) const INSTANCES: &[&str] = &["reuse", "max", "idle", "aggregates", "warm"];
 pub(in crate::manifest) const FUNCTION: &[&str] =
     &["module", "trigger", "allow", "capabilities", "limits", "instances"];
-pub(in crate::manifest) const TRIGGER: &[&str] = &["http"];
+pub(in crate::manifest) const TRIGGER: &[&str] = &["http", "events"];
+pub(in crate::manifest) const EVENTS: &[&str] =
+    &["aggregates", "types", "from", "batch", "lanes", "lane-by", "retry", "max-parked"];
 pub(in crate::manifest) const HTTP: &[&str] = &["route", "methods", "max-body", "max-response"];
 pub(in crate::manifest) const CAPABILITIES: &[&str] = &["outbound-http", "env"];
 /// Of a projection's source: known, and not available yet.

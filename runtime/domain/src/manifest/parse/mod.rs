@@ -127,6 +127,7 @@ impl<'a> Walk<'a> {
             |walk, name, field| walk.function(name, field, &mut wanted),
         );
         self.one_function_each(&wanted);
+        self.one_follower_each(root, &projections, &functions);
         let (name, hosts, cors) = app?;
         let files = Vec::new();
         Some(Manifest { name, hosts, build, cors, aggregates, models, projections, functions, files })

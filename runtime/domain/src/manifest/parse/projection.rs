@@ -13,6 +13,9 @@ use std::ops::Range;
 use std::time::Duration;
 use toml::de::DeValue;
 
+/// `max-parked` at most.
+pub(super) const MAX_PARKED: u32 = 1_000_000;
+
 /// A model that a projection says it writes.
 pub(super) struct Claim {
     model: String,
@@ -36,11 +39,12 @@ impl<'a> Walk<'a> {
             Some(source) => self.source(&source),
             None => Some(everything),
         };
-        let batch = section.get("batch").map(|batch| self.batch(&batch)).unwrap_or_default();
+        let batch =
+            section.get("batch").map(|batch| self.batch(&batch, Batch::default())).unwrap_or_default();
         let lanes = section.get("lanes").and_then(|f| self.reader.size_count(&f, 64));
         let lane_by = section.get("lane-by").and_then(|f| self.lane_by(&f)).unwrap_or(LaneBy::Stream);
         let retry = section.get("retry").map(|retry| self.retry(&retry)).unwrap_or_default();
-        let max_parked = section.get("max-parked").and_then(|f| self.reader.count(&f, 1_000_000));
+        let max_parked = section.get("max-parked").and_then(|f| self.reader.count(&f, MAX_PARKED));
         let limits = self.limits(&section, Limits::PROJECTION);
         let instances = self.instances(&section, InstancePolicy::default());
         let name = name?;
@@ -160,6 +164,11 @@ impl<'a> Walk<'a> {
         }
         let known: Vec<&str> = keys::SOURCE.iter().chain(keys::TOPIC_SOURCE).copied().collect();
         self.reader.check_keys(&section, &known);
+        Some(self.log_source(&section))
+    }
+
+    /// `aggregates` and `types`: which events of the log.
+    pub(super) fn log_source(&mut self, section: &Section<'a>) -> Source {
         let chosen = match section.get("aggregates") {
             Some(aggregates) => self.chosen(&aggregates, "aggregate", &self.names.aggregates.clone()),
             None => Vec::new(),
@@ -173,10 +182,10 @@ impl<'a> Walk<'a> {
             Some(types) => self.chosen(&types, "event type", &offered),
             None => Vec::new(),
         };
-        Some(Source::Log {
+        Source::Log {
             aggregates: chosen.into_iter().flat_map(|name| AggregateName::new(name).ok()).collect(),
             types: types.into_iter().flat_map(|name| EventType::new(name).ok()).collect(),
-        })
+        }
     }
 
     fn chosen(&mut self, field: &Field<'a>, what: &str, known: &BTreeSet<&'a str>) -> Vec<&'a str> {
@@ -197,8 +206,7 @@ impl<'a> Walk<'a> {
         chosen
     }
 
-    fn batch(&mut self, field: &Field<'a>) -> Batch {
-        let default = Batch::default();
+    pub(super) fn batch(&mut self, field: &Field<'a>, default: Batch) -> Batch {
         let Some(section) = self.reader.section(field, keys::BATCH) else { return default };
         let max_events = section.get("max-events").and_then(|f| self.reader.size_count(&f, 10_000));
         let max_wait =
@@ -209,7 +217,7 @@ impl<'a> Walk<'a> {
         }
     }
 
-    fn lane_by(&mut self, field: &Field<'a>) -> Option<LaneBy> {
+    pub(super) fn lane_by(&mut self, field: &Field<'a>) -> Option<LaneBy> {
         let hint = "write \"stream\", \"correlation\" or { field = \"…\" } with a field of the events' data";
         match field.value {
             DeValue::String(text) if text == "stream" => Some(LaneBy::Stream),
@@ -234,7 +242,7 @@ impl<'a> Walk<'a> {
         }
     }
 
-    fn retry(&mut self, field: &Field<'a>) -> Retry {
+    pub(super) fn retry(&mut self, field: &Field<'a>) -> Retry {
         let default = Retry::default();
         let Some(section) = self.reader.section(field, keys::RETRY) else { return default };
         let millisecond = Duration::from_millis(1);

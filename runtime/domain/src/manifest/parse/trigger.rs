@@ -1,17 +1,21 @@
-//! `[function.NAME]`: its trigger and its capabilities, and that no two functions answer the same requests.
+//! `[function.NAME]`: its trigger and its capabilities, and that no two functions answer the same requests, or follow
+//! the log by the same name as a projection.
 
+use super::projection::MAX_PARKED;
 use super::{Walk, keys};
 use crate::limits::{InstancePolicy, Limits};
 use crate::manifest::function::{
-    Capabilities, FunctionSpec, HttpMethod, HttpTrigger, Methods, Trigger, Variable,
+    Beginning, Capabilities, EventTrigger, FunctionSpec, HttpMethod, HttpTrigger, Methods, Trigger, Variable,
 };
 use crate::manifest::problem::{ProblemKind, short, suggestion};
 use crate::manifest::reader::{Field, Section, list};
-use crate::name::FunctionName;
+use crate::manifest::{LaneBy, ProjectionSpec};
+use crate::name::{FunctionName, ProjectionName};
 use crate::outbound::{Destination, Outbound};
 use crate::port::guest::ModuleKind;
 use crate::route::Route;
 use std::collections::{BTreeMap, BTreeSet};
+use std::num::NonZeroUsize;
 use std::ops::Range;
 use toml::de::DeValue;
 
@@ -55,17 +59,94 @@ impl<'a> Walk<'a> {
     }
 
     fn trigger(&mut self, function: &Section<'a>, wanted: &mut Vec<Wanted>) -> Option<Trigger> {
-        let example = "`trigger = { http = { route = \"/hello/{name}\", methods = [\"GET\"] } }`";
+        let example = "`trigger = { http = { route = \"/hello/{name}\", methods = [\"GET\"] } }`, or \
+                       `trigger = { events = { types = [\"…\"] } }`";
         let Some(field) = function.get("trigger") else {
             self.reader.missing(function, "trigger", example);
             return None;
         };
         let section = self.reader.section(&field, keys::TRIGGER)?;
-        let Some(http) = section.get("http") else {
-            self.reader.missing(&section, "http", example);
-            return None;
+        match (section.get("http"), section.get("events")) {
+            (Some(http), None) => self.http(&http, &function.key, wanted).map(Trigger::Http),
+            (None, Some(events)) => {
+                if let Some(allow) = function.get("allow") {
+                    let message =
+                        format!("`{}` says who may call, and events call `{}`", allow.key, function.key);
+                    self.reader.refuse(&allow, message, Some("leave it out".to_owned()));
+                }
+                self.event_trigger(&events).map(Trigger::Events)
+            }
+            (Some(_), Some(events)) => {
+                let message = format!("`{}` has two triggers", function.key);
+                let hint = "give each a function of its own; they may have the same module".to_owned();
+                self.reader.refuse(&events, message, Some(hint));
+                None
+            }
+            (None, None) => {
+                self.reader.missing(&section, "http", example);
+                None
+            }
+        }
+    }
+
+    fn event_trigger(&mut self, field: &Field<'a>) -> Option<EventTrigger> {
+        let section = self.reader.section(field, keys::EVENTS)?;
+        let source = self.log_source(&section);
+        let from = section.get("from").and_then(|f| self.beginning(&f)).unwrap_or_default();
+        let batch = match section.get("batch") {
+            Some(batch) => self.batch(&batch, EventTrigger::DEFAULT_BATCH),
+            None => EventTrigger::DEFAULT_BATCH,
         };
-        self.http(&http, &function.key, wanted).map(Trigger::Http)
+        let lanes = section.get("lanes").and_then(|f| self.reader.size_count(&f, 64));
+        let lanes = lanes.unwrap_or(NonZeroUsize::MIN);
+        let window = batch.max_events.saturating_mul(lanes).get();
+        if window > EventTrigger::MAX_WINDOW {
+            let message =
+                format!("`{}` takes {window} events at once, `lanes` times `max-events`", field.key);
+            let hint = format!("take {} at most", EventTrigger::MAX_WINDOW);
+            self.reader.refuse(field, message, Some(hint));
+        }
+        let lane_by = section.get("lane-by").and_then(|f| self.lane_by(&f)).unwrap_or(LaneBy::Stream);
+        let retry = section.get("retry").map(|retry| self.retry(&retry)).unwrap_or_default();
+        let max_parked = section.get("max-parked").and_then(|f| self.reader.count(&f, MAX_PARKED));
+        let max_parked = max_parked.map_or(ProjectionSpec::DEFAULT_MAX_PARKED, |most| u64::from(most.get()));
+        Some(EventTrigger { source, from, batch, lanes, lane_by, retry, max_parked })
+    }
+
+    fn beginning(&mut self, field: &Field<'a>) -> Option<Beginning> {
+        match self.reader.text(field, "now")? {
+            "now" => Some(Beginning::Now),
+            "start" => Some(Beginning::Start),
+            other => {
+                let message = format!("\"{}\" is no place to begin", short(other));
+                let hint = "write \"now\", for what happens from the first deployment on, or \"start\", for all \
+                            events of the log";
+                self.reader.refuse(field, message, Some(hint.to_owned()));
+                None
+            }
+        }
+    }
+
+    /// Both follow the log by their name.
+    pub(super) fn one_follower_each(
+        &mut self,
+        root: &Section<'a>,
+        projections: &BTreeMap<ProjectionName, ProjectionSpec>,
+        functions: &BTreeMap<FunctionName, FunctionSpec>,
+    ) {
+        let table = root.get("function").and_then(|field| field.value.as_table());
+        for field in table.into_iter().flat_map(|table| Section::root(table).fields().collect::<Vec<_>>()) {
+            let follows = functions
+                .iter()
+                .any(|(name, spec)| &**name == field.name && matches!(spec.trigger, Trigger::Events(_)));
+            if !follows || !projections.keys().any(|name| &**name == field.name) {
+                continue;
+            }
+            let message = format!("there is a projection `{}` as well", short(field.name));
+            let hint = "give the function another name: both are known by it where they follow the log";
+            let key = format!("function.{}", field.key);
+            self.reader.report(ProblemKind::Clash, field.key_at, key, message, hint.to_owned());
+        }
     }
 
     fn http(&mut self, field: &Field<'a>, function: &str, wanted: &mut Vec<Wanted>) -> Option<HttpTrigger> {
