@@ -16,6 +16,7 @@ use crate::function::{Admitted, Function, overloaded};
 use crate::live::Live;
 use crate::pool::Pool;
 use crate::program::ProgramAggregate;
+use crate::usage::{Opened, Tab, Work};
 use bytes::Bytes;
 use ebb_domain::commit::Refusal;
 use ebb_domain::limits::cap;
@@ -159,51 +160,63 @@ impl Commands {
     }
 
     /// Waits for an instance, and for its turn.
-    async fn enter<'a>(&'a self, instance: &'a Arc<Instance>) -> Result<Entered<'a>, CallError> {
+    async fn enter<'a>(&'a self, tab: &Tab, instance: &'a Arc<Instance>) -> Result<Entered<'a>, CallError> {
         let caller = Caller::new(self, instance);
-        let live = instance.live.lock().await;
+        let live = match instance.live.try_lock() {
+            Ok(live) => live,
+            Err(_) => {
+                let _waiting = tab.wait();
+                instance.live.lock().await
+            }
+        };
         if instance.is_lost() {
             return Err(CallError::InstanceLost);
         }
-        let admitted = self.function.admit().await?;
+        let admitted = self.function.admit(tab).await?;
         Ok(Entered { commands: self, instance, live, sound: false, _admitted: admitted, _caller: caller })
     }
 
     async fn open(
         self: &Arc<Self>,
+        tab: &Tab,
         stream: &StreamId,
         snapshot: Option<Bytes>,
     ) -> Result<Box<dyn Aggregate>, CallError> {
         let mut attempts = ATTEMPTS;
         loop {
             let place = self.reserve()?;
-            match self.open_in(&place, stream, snapshot.as_ref()).await {
+            match self.open_in(tab, &place, stream, snapshot.as_ref()).await {
                 // Another call of the same instance ended it meanwhile.
                 Err(CallError::InstanceLost) if attempts > 1 => attempts -= 1,
                 Err(CallError::InstanceLost) => {
                     return Err(overloaded(Lack::Instances(self.function.spec.instances.max.get())));
                 }
                 Err(error) => return Err(error),
-                Ok(resource) => return Ok(Box::new(Resident { place, resource })),
+                Ok(resource) => return Ok(Box::new(Resident { place, resource, opened: tab.opened() })),
             }
         }
     }
 
     async fn open_in(
         &self,
+        tab: &Tab,
         place: &Place,
         stream: &StreamId,
         snapshot: Option<&Bytes>,
     ) -> Result<ResourceAny, CallError> {
-        let mut entered = self.enter(&place.instance).await?;
+        let work = Work::new(&self.function, tab);
+        let mut entered = self.enter(tab, &place.instance).await?;
         let live = match &mut *entered.live {
-            Some(live) => live,
-            empty => empty.insert(self.function.make().await?),
+            Some(live) => {
+                tab.found_warm();
+                live
+            }
+            empty => empty.insert(work.make().await?),
         };
-        place.instance.free_orphans(live, &self.function).await?;
+        place.instance.free_orphans(live, work).await?;
         let opened = match snapshot {
-            None => Ok(live.construct(&self.function, stream.key()).await?),
-            Some(snapshot) => live.restore(&self.function, stream.key(), snapshot).await?,
+            None => Ok(live.construct(work, stream.key()).await?),
+            Some(snapshot) => live.restore(work, stream.key(), snapshot).await?,
         };
         entered.sound = true;
         opened.map_err(CallError::BadSnapshot)
@@ -295,12 +308,18 @@ impl Drop for Running<'_> {
 
 impl Commands {
     /// Runs the module, which is a program, when it is its turn: what it wrote to stdout.
-    pub(crate) async fn run_program(&self, time: Timestamp, input: Bytes) -> Result<Vec<u8>, CallError> {
-        let _admitted = self.function.admit().await?;
+    pub(crate) async fn run_program(
+        &self,
+        tab: &Tab,
+        time: Timestamp,
+        input: Bytes,
+    ) -> Result<Vec<u8>, CallError> {
+        let _admitted = self.function.admit(tab).await?;
+        let work = Work::new(&self.function, tab);
         self.running.fetch_add(1, Ordering::Relaxed);
         let _running = Running(&self.running);
-        let mut live: Live = self.function.make().await?;
-        live.run(&self.function, time, input).await
+        let mut live: Live = work.make().await?;
+        live.run(work, time, input).await
     }
 }
 
@@ -312,14 +331,15 @@ impl Instance {
         Some(live.take())
     }
 
-    async fn free_orphans(&self, live: &mut Live, function: &Function) -> Result<(), CallError> {
+    async fn free_orphans(&self, live: &mut Live, work: Work<'_>) -> Result<(), CallError> {
         let orphans = mem::take(&mut *self.orphans.lock());
         if orphans.is_empty() {
             return Ok(());
         }
         // A destructor that fails is not the fault of the aggregate that is called now.
-        live.drop_resources(function, orphans).await.map_err(|error| {
-            tracing::warn!(app = &*function.spec.app, function = &*function.spec.function, %error, "a dropped aggregate took its instance with it");
+        live.drop_resources(work, orphans).await.map_err(|error| {
+            let spec = &work.function.spec;
+            tracing::warn!(app = &*spec.app, function = &*spec.function, %error, "a dropped aggregate took its instance with it");
             CallError::InstanceLost
         })
     }
@@ -387,10 +407,15 @@ impl Drop for Place {
 struct Resident {
     place: Place,
     resource: ResourceAny,
+    /// For the first command's record.
+    opened: Option<Opened>,
 }
 
 impl Drop for Resident {
     fn drop(&mut self) {
+        if let Some(opened) = self.opened {
+            opened.in_vain(&self.place.commands.function);
+        }
         if !self.place.instance.is_lost() {
             self.place.instance.orphans.lock().push(self.resource);
         }
@@ -400,14 +425,16 @@ impl Drop for Resident {
 impl Resident {
     async fn call<T>(
         &self,
-        call: impl AsyncFnOnce(&mut Live, &Function, ResourceAny) -> Result<T, CallError>,
+        work: Work<'_>,
+        call: impl AsyncFnOnce(&mut Live, ResourceAny) -> Result<T, CallError>,
     ) -> Result<T, CallError> {
         let Place { commands, instance } = &self.place;
-        let mut entered = commands.enter(instance).await?;
+        let mut entered = commands.enter(work.tab, instance).await?;
         let live = entered.live.as_mut().ok_or(CallError::InstanceLost)?;
+        work.tab.found_warm();
         instance.calls.fetch_add(1, Ordering::Relaxed);
-        instance.free_orphans(live, &commands.function).await?;
-        let result = call(live, &commands.function, self.resource).await?;
+        instance.free_orphans(live, work).await?;
+        let result = call(live, self.resource).await?;
         entered.sound = true;
         Ok(result)
     }
@@ -415,34 +442,44 @@ impl Resident {
 
 impl Aggregate for Resident {
     fn apply<'a>(&'a mut self, events: &'a [PastEvent]) -> Future<'a, Result<(), CallError>> {
-        Box::pin(self.place.commands.function.within_wall(async {
+        Box::pin(async move {
+            let tab = Tab::upkeep();
+            let work = Work::new(&self.place.commands.function, &tab);
             let events: Vec<_> = events.iter().map(PastEventIn::from).collect();
-            self.call(async |live, function, resource| live.apply(function, resource, &events).await).await
-        }))
+            let apply = async |live: &mut Live, resource| live.apply(work, resource, &events).await;
+            work.within_wall(self.call(work, apply)).await
+        })
     }
 
     fn decide<'a>(&'a mut self, command: &'a GuestCommand) -> Future<'a, Result<Decision, CallError>> {
-        Box::pin(self.place.commands.function.within_wall(async {
-            let decided = self
-                .call(async |live, function, resource| live.decide(function, resource, command.into()).await)
-                .await?;
-            match decided {
-                Ok(events) => bounded(events).map(Decision::Events),
-                Err(refusal) => Ok(Decision::Refused(Refusal {
-                    code: refusal.code.into(),
-                    message: refusal.message.into(),
-                    details: refusal.details.map(Bytes::from),
-                })),
-            }
-        }))
+        Box::pin(async move {
+            let tab = Tab::command(self.opened.take());
+            let work = Work::new(&self.place.commands.function, &tab);
+            let decide = async |live: &mut Live, resource| live.decide(work, resource, command.into()).await;
+            let decided = async {
+                match self.call(work, decide).await? {
+                    Ok(events) => bounded(events).map(Decision::Events),
+                    Err(refusal) => {
+                        tab.refused();
+                        Ok(Decision::Refused(Refusal {
+                            code: refusal.code.into(),
+                            message: refusal.message.into(),
+                            details: refusal.details.map(Bytes::from),
+                        }))
+                    }
+                }
+            };
+            work.within_wall(decided).await
+        })
     }
 
     fn snapshot(&mut self) -> Future<'_, Result<Option<Bytes>, CallError>> {
-        Box::pin(self.place.commands.function.within_wall(async {
-            let snapshot =
-                self.call(async |live, function, resource| live.snapshot(function, resource).await).await?;
-            Ok(snapshot.map(Bytes::from))
-        }))
+        Box::pin(async move {
+            let tab = Tab::upkeep();
+            let work = Work::new(&self.place.commands.function, &tab);
+            let snapshot = async |live: &mut Live, resource| live.snapshot(work, resource).await;
+            Ok(work.within_wall(self.call(work, snapshot)).await?.map(Bytes::from))
+        })
     }
 }
 
@@ -485,13 +522,18 @@ impl CommandModule for CommandHandle {
         stream: &'a StreamId,
         snapshot: Option<Bytes>,
     ) -> Future<'a, Result<Box<dyn Aggregate>, CallError>> {
-        Box::pin(self.0.function.within_wall(async move {
-            if self.0.function.load().await?.is_program() {
-                let aggregate = ProgramAggregate::open(self.0.clone(), stream, snapshot)?;
-                return Ok(Box::new(aggregate) as Box<dyn Aggregate>);
-            }
-            self.0.open(stream, snapshot).await
-        }))
+        Box::pin(async move {
+            let tab = Tab::upkeep();
+            let work = Work::new(&self.0.function, &tab);
+            let open = async {
+                if work.load().await?.is_program() {
+                    let aggregate = ProgramAggregate::open(self.0.clone(), stream, snapshot)?;
+                    return Ok(Box::new(aggregate) as Box<dyn Aggregate>);
+                }
+                self.0.open(&tab, stream, snapshot).await
+            };
+            work.within_wall(open).await
+        })
     }
 }
 
@@ -522,7 +564,7 @@ impl Pool for Commands {
     fn make_ready(self: Arc<Self>) -> BoxFuture<'static, ()> {
         Box::pin(async move {
             while self.instances() < self.function.spec.instances.warm as usize {
-                match self.function.make().await {
+                match Work::make_ready(&self.function).await {
                     Ok(live) => {
                         let instance = Instance::new(Some(live), self.millis(Instant::now()));
                         let mut pool = self.pool.lock();

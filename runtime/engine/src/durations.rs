@@ -1,8 +1,6 @@
 //! How long calls took: counts in log-linear buckets, so that a quantile is right to an eighth of itself whatever its
-//! size, in memory that does not grow and that a function without calls does not take.
+//! size, in memory that does not grow.
 
-use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 /// Buckets of each power of two, as a power of two itself.
@@ -11,23 +9,26 @@ const SPLIT: u32 = 3;
 const BUCKETS: usize = (32 - SPLIT as usize + 1) << SPLIT;
 
 /// Counted durations.
-#[derive(Default)]
-pub(crate) struct Durations(OnceLock<Box<[AtomicU64; BUCKETS]>>);
+pub(crate) struct Durations([u64; BUCKETS]);
+
+impl Default for Durations {
+    fn default() -> Self {
+        Self([0; BUCKETS])
+    }
+}
 
 impl Durations {
-    pub(crate) fn observe(&self, took: Duration) {
-        let buckets = self.0.get_or_init(|| Box::new([const { AtomicU64::new(0) }; BUCKETS]));
+    pub(crate) fn observe(&mut self, took: Duration) {
         let micros = u32::try_from(took.as_micros()).unwrap_or(u32::MAX);
-        buckets[bucket_of(micros)].fetch_add(1, Ordering::Relaxed);
+        self.0[bucket_of(micros)] += 1;
     }
 
     /// What this part of all calls took at most, in microseconds; none before the first call.
     pub(crate) fn quantile(&self, part: f64) -> Option<u64> {
-        let counts: Vec<u64> = self.0.get()?.iter().map(|count| count.load(Ordering::Relaxed)).collect();
-        let total: u64 = counts.iter().sum();
+        let total: u64 = self.0.iter().sum();
         let rank = ((total as f64 * part).ceil() as u64).max(1);
         let mut seen = 0;
-        let bucket = counts.iter().position(|count| {
+        let bucket = self.0.iter().position(|count| {
             seen += count;
             seen >= rank
         })?;
@@ -72,7 +73,7 @@ mod tests {
 
     #[test]
     fn a_quantile_is_what_that_part_of_the_calls_took_at_most() {
-        let durations = Durations::default();
+        let mut durations = Durations::default();
         assert_eq!(durations.quantile(0.5), None);
         for millis in 1..=100 {
             durations.observe(Duration::from_millis(millis));

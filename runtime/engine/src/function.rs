@@ -1,16 +1,15 @@
 //! One deployed function, whatever its kind: its module, its admission, its counts, and how a call of it is bounded.
 
-use crate::durations::Durations;
 use crate::fair::App;
 use crate::gate::Place;
 use crate::host::output::Source;
 use crate::module::{Loaded, Module};
 use crate::node::Node;
-use crate::pool::Pooled;
 use crate::turns::Turn;
+use crate::usage::{Account, Tab, Trigger};
 use ebb_domain::port::guest::{CallError, FunctionSpec, Lack};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -38,13 +37,9 @@ pub(crate) struct Function {
     making_ready: AtomicBool,
     /// When it was called last, in milliseconds of the node.
     pub(crate) used_at: AtomicU64,
-    pub(crate) calls: AtomicU64,
-    pub(crate) errors: AtomicU64,
-    pub(crate) durations: Durations,
-    pub(crate) cpu_nanos: AtomicU64,
-    /// Instances made, and how long making them took.
-    pub(crate) inits: AtomicU64,
-    pub(crate) init_nanos: AtomicU64,
+    pub(crate) trigger: Trigger,
+    /// Opened with the first call.
+    account: OnceLock<Arc<Account>>,
 }
 
 /// A call that may run: it has a place of its function and one of the node.
@@ -55,7 +50,13 @@ pub(crate) struct Admitted {
 
 impl Function {
     /// A function with `places` for calls at once.
-    pub(crate) fn new(spec: FunctionSpec, places: u32, module: Arc<Module>, node: Arc<Node>) -> Self {
+    pub(crate) fn new(
+        spec: FunctionSpec,
+        trigger: Trigger,
+        places: u32,
+        module: Arc<Module>,
+        node: Arc<Node>,
+    ) -> Self {
         let source = Arc::new(Source {
             app: spec.app.clone(),
             function: spec.function.clone(),
@@ -67,12 +68,8 @@ impl Function {
             waiting: AtomicUsize::new(0),
             making_ready: AtomicBool::new(false),
             used_at: AtomicU64::new(0),
-            calls: AtomicU64::new(0),
-            errors: AtomicU64::new(0),
-            durations: Durations::default(),
-            cpu_nanos: AtomicU64::new(0),
-            inits: AtomicU64::new(0),
-            init_nanos: AtomicU64::new(0),
+            trigger,
+            account: OnceLock::new(),
             app: node.apps.get(&spec.app),
             spec,
             module,
@@ -83,11 +80,11 @@ impl Function {
 
     /// Waits for a place of the function, in a queue that is bounded, then for one of the node. In this order a
     /// function with many callers holds, and waits for, no more of the node's places than its own limit.
-    pub(crate) async fn admit(&self) -> Result<Admitted, CallError> {
+    pub(crate) async fn admit(&self, tab: &Tab) -> Result<Admitted, CallError> {
         let _function = match self.places.clone().try_acquire_owned() {
             Ok(place) => place,
             Err(_) => {
-                let _waiting = Waiting::enter(&self.waiting)?;
+                let _waiting = (Waiting::enter(&self.waiting)?, tab.wait());
                 let closed = |_| CallError::Failed("the engine is shutting down".into());
                 self.places.clone().acquire_owned().await.map_err(closed)?
             }
@@ -95,7 +92,10 @@ impl Function {
         let gate = &self.node.gate;
         let _node = match gate.try_enter(self.app) {
             Some(place) => place,
-            None => gate.enter(self.app).await,
+            None => {
+                let _waiting = tab.wait();
+                gate.enter(self.app).await
+            }
         };
         Ok(Admitted { _function, _node })
     }
@@ -105,41 +105,29 @@ impl Function {
         Turn::new(self.node.turns.clone(), self.app)
     }
 
-    /// Bounds everything that a call waits for and does.
-    pub(crate) async fn within_wall<T, E: From<CallError>>(
-        &self,
-        call: impl Future<Output = Result<T, E>>,
-    ) -> Result<T, E> {
-        let limit = self.spec.limits.wall;
-        let began = Instant::now();
-        let result = match tokio::time::timeout(limit, call).await {
-            Ok(result) => result,
-            Err(_) => Err(CallError::OutOfTime { limit }.into()),
-        };
-        self.used();
-        self.durations.observe(began.elapsed());
-        self.calls.fetch_add(1, Ordering::Relaxed);
-        if result.is_err() {
-            self.errors.fetch_add(1, Ordering::Relaxed);
-        }
-        result
-    }
-
-    fn used(&self) {
+    /// It is used, now.
+    pub(crate) fn used(&self) {
         let now = self.node.millis(Instant::now());
         self.used_at.store(now, Ordering::Relaxed);
         self.module.used(now);
     }
 
-    /// A new instance, which the node will look after.
-    pub(crate) async fn make<I: Pooled>(&self) -> Result<I, CallError> {
+    /// An instance is about to be made, which the node will look after.
+    pub(crate) fn expect_instance(&self) {
         self.used();
         self.node.watch(self.spec.instances.idle);
-        let began = Instant::now();
-        let instance = I::make(self).await?;
-        self.inits.fetch_add(1, Ordering::Relaxed);
-        self.init_nanos.fetch_add(began.elapsed().as_nanos() as u64, Ordering::Relaxed);
-        Ok(instance)
+    }
+
+    /// What it used so far.
+    pub(crate) fn account(&self) -> &Arc<Account> {
+        let open = || self.node.ledger.open(&self.spec.app, &self.spec.function, self.trigger);
+        self.account.get_or_init(open)
+    }
+
+    /// Its account, if there is one.
+    pub(crate) fn used_before(&self) -> Option<Arc<Account>> {
+        let find = || self.node.ledger.get(&self.spec.app, &self.spec.function);
+        self.account.get().cloned().or_else(find)
     }
 
     /// An instance has ended: where the manifest wants some to be ready, another is made.

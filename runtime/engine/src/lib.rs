@@ -40,9 +40,11 @@ mod status;
 mod sweep;
 mod ticker;
 mod turns;
+mod usage;
 mod world;
 
-pub use status::{FunctionState, FunctionStatus};
+pub use status::{Census, FunctionState, FunctionStatus};
+pub use usage::{ErrorCount, FunctionUsage, Histogram, Invocation, Outcome, Start, Starts, Trigger};
 
 use artefact::Artefacts;
 use budget::Budget;
@@ -209,6 +211,22 @@ impl WasmEngine {
         status
     }
 
+    /// How many functions are deployed, by state; for a look at ten thousand of them.
+    #[must_use]
+    pub fn census(&self) -> Census {
+        let mut census = Census { memory_bytes: self.memory_bytes(), ..Census::default() };
+        self.node.pools().iter().for_each(|pool| census.add(&**pool));
+        census
+    }
+
+    /// What every function that was ever called used since the engine was set up, whether it is still deployed or not.
+    #[must_use]
+    pub fn usage(&self) -> Vec<FunctionUsage> {
+        let mut usage: Vec<_> = self.node.ledger.accounts().iter().map(|account| account.usage()).collect();
+        usage.sort_by(|a, b| (&*a.app, &*a.function).cmp(&(&*b.app, &*b.function)));
+        usage
+    }
+
     /// Epoch ticks so far: every 10 ms while a guest runs, more often while guests wait for processors, none while none
     /// runs.
     #[must_use]
@@ -230,7 +248,11 @@ impl WasmEngine {
             ModuleKind::Command => spec.limits.concurrency,
             ModuleKind::Projection | ModuleKind::Http(_) => spec.limits.concurrency.min(spec.instances.max),
         };
-        Ok(Function::new(spec, places.get(), module, self.node.clone()))
+        let trigger = match kind {
+            ModuleKind::Command | ModuleKind::Http(_) => Trigger::Http,
+            ModuleKind::Projection => Trigger::Datasource,
+        };
+        Ok(Function::new(spec, trigger, places.get(), module, self.node.clone()))
     }
 
     /// The node knows the function's instances from now on, for as long as someone has the function.

@@ -1,19 +1,19 @@
 //! A live instance, and the calls of it: each ticking, measured, and within the limits of its function.
 
 use crate::bindings::{CommandIn, EventIn, FailureOut, NewEventOut, PastEventIn, RefusalOut};
-use crate::function::{Function, overloaded};
+use crate::function::overloaded;
 use crate::host::stdio::Exited;
 use crate::host::{self, State};
 use crate::meter::Metered;
 use crate::module::{ExportIndices, Form, Loaded};
 use crate::pool::Pooled;
+use crate::usage::Work;
 use bytes::Bytes;
 use ebb_domain::limits::cap;
 use ebb_domain::port::guest::{CallError, Lack, SharedRows};
 use ebb_domain::time::Timestamp;
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use wasmtime::component::{Func, ResourceAny};
 use wasmtime::{Func as CoreFunc, PoolConcurrencyLimitError, Store, Trap};
 
@@ -92,14 +92,15 @@ fn wrong_kind() -> wasmtime::Error {
 }
 
 impl Pooled for Live {
-    async fn make(function: &Function) -> Result<Self, CallError> {
-        let loaded = function.load().await?;
-        let made = match Self::instantiate(function, &loaded).await {
-            Err(error) if function.node.made_slot(&error) => Self::instantiate(function, &loaded).await,
+    async fn make(work: Work<'_>) -> Result<Self, CallError> {
+        let loaded = work.load().await?;
+        let node = &work.function.node;
+        let made = match Self::instantiate(work, &loaded).await {
+            Err(error) if node.made_slot(&error) => Self::instantiate(work, &loaded).await,
             made => made,
         };
         made.map_err(|error| match error.is::<PoolConcurrencyLimitError>() {
-            true => overloaded(Lack::Slots(function.node.slots)),
+            true => overloaded(Lack::Slots(node.slots)),
             false => explain(&error, None),
         })
     }
@@ -111,11 +112,11 @@ impl Pooled for Live {
 
 impl Live {
     /// One try; fails with wasmtime's own error where all slots are taken.
-    async fn instantiate(function: &Function, loaded: &Arc<Loaded>) -> wasmtime::Result<Self> {
-        let store = host::store(function);
+    async fn instantiate(work: Work<'_>, loaded: &Arc<Loaded>) -> wasmtime::Result<Self> {
+        let store = host::store(work.function);
         let mut live = Self { store, exports: Exports::None, _loaded: loaded.clone(), calls: 0 };
         live.begin(Timestamp(0), None);
-        let exports = live.metered(function, async |store| Exports::of(store, loaded).await).await;
+        let exports = live.metered(work, async |store| Exports::of(store, loaded).await).await;
         match exports {
             Ok(exports) => {
                 live.exports = exports;
@@ -134,24 +135,23 @@ impl Live {
     /// Runs guest code, ticking and measured.
     async fn metered<T>(
         &mut self,
-        function: &Function,
+        work: Work<'_>,
         call: impl AsyncFnOnce(&mut Store<State>) -> wasmtime::Result<T>,
     ) -> wasmtime::Result<T> {
         let meter = self.store.data().meter.clone();
         let result = {
-            let _ticking = function.node.ticker.run();
+            let _ticking = work.function.node.ticker.run();
             let call = pin!(call(&mut self.store));
-            Metered::new(&meter, function.turn(), call).await
+            Metered::new(&meter, work, call).await
         };
         self.store.data_mut().end();
-        function.cpu_nanos.fetch_add(meter.total(), Ordering::Relaxed);
         result
     }
 
     /// One call of the guest: the guest's clock says `time`. After an error the instance is of no further use.
     async fn call<T>(
         &mut self,
-        function: &Function,
+        work: Work<'_>,
         time: Timestamp,
         rows: Option<SharedRows>,
         call: impl AsyncFnOnce(&mut Store<State>, Exports) -> wasmtime::Result<T>,
@@ -159,7 +159,7 @@ impl Live {
         self.begin(time, rows);
         self.calls = self.calls.saturating_add(1);
         let exports = self.exports;
-        self.metered(function, async |store| call(store, exports).await)
+        self.metered(work, async |store| call(store, exports).await)
             .await
             .map_err(|error| self.explain(&error))
     }
@@ -171,10 +171,10 @@ impl Live {
     /// Frees resources whose owners are gone.
     pub(crate) async fn drop_resources(
         &mut self,
-        function: &Function,
+        work: Work<'_>,
         resources: Vec<ResourceAny>,
     ) -> Result<(), CallError> {
-        self.call(function, Timestamp(0), None, async |store, _| {
+        self.call(work, Timestamp(0), None, async |store, _| {
             for resource in resources {
                 resource.resource_drop_async(&mut *store).await?;
             }
@@ -184,12 +184,8 @@ impl Live {
     }
 
     /// `aggregate.constructor`
-    pub(crate) async fn construct(
-        &mut self,
-        function: &Function,
-        key: &str,
-    ) -> Result<ResourceAny, CallError> {
-        self.call(function, Timestamp(0), None, async |store, exports| {
+    pub(crate) async fn construct(&mut self, work: Work<'_>, key: &str) -> Result<ResourceAny, CallError> {
+        self.call(work, Timestamp(0), None, async |store, exports| {
             let Exports::Command { constructor, .. } = exports else { return Err(wrong_kind()) };
             let constructor = constructor.typed::<(&str,), (ResourceAny,)>(&store)?;
             Ok(constructor.call_async(store, (key,)).await?.0)
@@ -200,11 +196,11 @@ impl Live {
     /// `aggregate.restore`
     pub(crate) async fn restore(
         &mut self,
-        function: &Function,
+        work: Work<'_>,
         key: &str,
         snapshot: &[u8],
     ) -> Result<Result<ResourceAny, String>, CallError> {
-        self.call(function, Timestamp(0), None, async |store, exports| {
+        self.call(work, Timestamp(0), None, async |store, exports| {
             let Exports::Command { restore, .. } = exports else { return Err(wrong_kind()) };
             let restore = restore.typed::<(&str, &[u8]), (Result<ResourceAny, String>,)>(&store)?;
             Ok(restore.call_async(store, (key, snapshot)).await?.0)
@@ -215,11 +211,11 @@ impl Live {
     /// `aggregate.apply`
     pub(crate) async fn apply(
         &mut self,
-        function: &Function,
+        work: Work<'_>,
         aggregate: ResourceAny,
         events: &[PastEventIn<'_>],
     ) -> Result<(), CallError> {
-        self.call(function, Timestamp(0), None, async |store, exports| {
+        self.call(work, Timestamp(0), None, async |store, exports| {
             let Exports::Command { apply, .. } = exports else { return Err(wrong_kind()) };
             let apply = apply.typed::<(ResourceAny, &[PastEventIn<'_>]), ()>(&store)?;
             apply.call_async(store, (aggregate, events)).await
@@ -230,11 +226,11 @@ impl Live {
     /// `aggregate.decide`
     pub(crate) async fn decide(
         &mut self,
-        function: &Function,
+        work: Work<'_>,
         aggregate: ResourceAny,
         command: CommandIn<'_>,
     ) -> Result<Result<Vec<NewEventOut>, RefusalOut>, CallError> {
-        self.call(function, Timestamp(command.time), None, async |store, exports| {
+        self.call(work, Timestamp(command.time), None, async |store, exports| {
             let Exports::Command { decide, .. } = exports else { return Err(wrong_kind()) };
             let decide = decide
                 .typed::<(ResourceAny, CommandIn<'_>), (Result<Vec<NewEventOut>, RefusalOut>,)>(&store)?;
@@ -246,10 +242,10 @@ impl Live {
     /// `aggregate.snapshot`
     pub(crate) async fn snapshot(
         &mut self,
-        function: &Function,
+        work: Work<'_>,
         aggregate: ResourceAny,
     ) -> Result<Option<Vec<u8>>, CallError> {
-        self.call(function, Timestamp(0), None, async |store, exports| {
+        self.call(work, Timestamp(0), None, async |store, exports| {
             let Exports::Command { snapshot, .. } = exports else { return Err(wrong_kind()) };
             let snapshot = snapshot.typed::<(ResourceAny,), (Option<Vec<u8>>,)>(&store)?;
             Ok(snapshot.call_async(store, (aggregate,)).await?.0)
@@ -260,12 +256,12 @@ impl Live {
     /// `projections.apply`
     pub(crate) async fn project(
         &mut self,
-        function: &Function,
+        work: Work<'_>,
         events: &[EventIn<'_>],
         time: Timestamp,
         rows: SharedRows,
     ) -> Result<Result<(), FailureOut>, CallError> {
-        self.call(function, time, Some(rows), async |store, exports| {
+        self.call(work, time, Some(rows), async |store, exports| {
             let Exports::Projection { apply } = exports else { return Err(wrong_kind()) };
             let apply = apply.typed::<(&[EventIn<'_>],), (Result<(), FailureOut>,)>(&store)?;
             Ok(apply.call_async(store, (events,)).await?.0)
@@ -276,13 +272,13 @@ impl Live {
     /// `run`: what the program wrote to stdout. It can't be run twice.
     pub(crate) async fn run(
         &mut self,
-        function: &Function,
+        work: Work<'_>,
         time: Timestamp,
         input: Bytes,
     ) -> Result<Vec<u8>, CallError> {
         let answer = self.store.data_mut().connect(input);
         let exited_well = self
-            .call(function, time, None, async |store, exports| {
+            .call(work, time, None, async |store, exports| {
                 let returned = match exports {
                     Exports::Program { run } => {
                         let run = run.typed::<(), (Result<(), ()>,)>(&store)?;

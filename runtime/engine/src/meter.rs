@@ -1,12 +1,18 @@
 //! Computing time of calls, measured while the guest runs and not while it waits for its turn.
+//!
+//! A limit is a protection: for it counts the time that polls take, which is at hand at every tick. The record is a
+//! bill: in it is only time on a processor.
 
 use crate::turns::Turn;
+use crate::usage::Work;
+use rustix::time::{ClockId, clock_gettime};
+use std::cell::Cell;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
-/// The computing time of one instance's current call.
+/// The computing time of one instance's current call, and what its memory has.
 #[derive(Debug)]
 pub(crate) struct Meter {
     base: Instant,
@@ -14,6 +20,8 @@ pub(crate) struct Meter {
     spent: AtomicU64,
     /// When the current poll began, in nanoseconds since `base`.
     since: AtomicU64,
+    /// Bytes of the instance's memories and tables.
+    memory: AtomicU64,
     /// A turn of the call goes on right now.
     in_turn: AtomicBool,
     /// The guest paused at a tick, and wants another turn.
@@ -26,6 +34,7 @@ impl Default for Meter {
             base: Instant::now(),
             spent: AtomicU64::new(0),
             since: AtomicU64::new(0),
+            memory: AtomicU64::new(0),
             in_turn: AtomicBool::new(false),
             paused: AtomicBool::new(false),
         }
@@ -33,8 +42,8 @@ impl Default for Meter {
 }
 
 impl Meter {
-    fn now(&self) -> u64 {
-        self.base.elapsed().as_nanos() as u64
+    fn since_base(&self, now: Instant) -> u64 {
+        now.saturating_duration_since(self.base).as_nanos() as u64
     }
 
     /// A call begins.
@@ -44,8 +53,14 @@ impl Meter {
 
     /// What the call has spent; for use while it runs.
     pub(crate) fn spent(&self) -> Duration {
-        let current = self.now().saturating_sub(self.since.load(Ordering::Relaxed));
+        let now = self.since_base(Instant::now());
+        let current = now.saturating_sub(self.since.load(Ordering::Relaxed));
         Duration::from_nanos(self.spent.load(Ordering::Relaxed) + current)
+    }
+
+    /// The instance's memory has grown to this.
+    pub(crate) fn has_memory(&self, bytes: u64) {
+        self.memory.store(bytes, Ordering::Relaxed);
     }
 
     /// The guest pauses: whether its turn ends with that, so that its next turn wakes it.
@@ -56,23 +71,19 @@ impl Meter {
         }
         in_turn
     }
-
-    /// What the call spent in all, in nanoseconds; for use once it has ended.
-    pub(crate) fn total(&self) -> u64 {
-        self.spent.load(Ordering::Relaxed)
-    }
 }
 
 /// A call whose polls are measured, each in a turn of its own.
 pub(crate) struct Metered<'a, F> {
     meter: &'a Meter,
+    work: Work<'a>,
     turn: Turn,
     call: Pin<&'a mut F>,
 }
 
 impl<'a, F> Metered<'a, F> {
-    pub(crate) fn new(meter: &'a Meter, turn: Turn, call: Pin<&'a mut F>) -> Self {
-        Self { meter, turn, call }
+    pub(crate) fn new(meter: &'a Meter, work: Work<'a>, call: Pin<&'a mut F>) -> Self {
+        Self { meter, work, turn: work.function.turn(), call }
     }
 }
 
@@ -83,14 +94,77 @@ impl<F: Future> Future for Metered<'_, F> {
         ready!(self.turn.poll_begin(context));
         let meter = self.meter;
         meter.in_turn.store(true, Ordering::Relaxed);
-        let began = meter.now();
-        meter.since.store(began, Ordering::Relaxed);
+        let began = Computing::begin();
+        meter.since.store(meter.since_base(began.0), Ordering::Relaxed);
         let result = self.call.as_mut().poll(context);
-        let spent = meter.now() - began;
-        meter.spent.fetch_add(spent, Ordering::Relaxed);
+        let (took, computed) = began.end();
+        meter.spent.fetch_add(took.as_nanos() as u64, Ordering::Relaxed);
+        self.work.tab.computed(computed, meter.memory.load(Ordering::Relaxed));
         meter.in_turn.store(false, Ordering::Relaxed);
         let paused = meter.paused.swap(false, Ordering::Relaxed) && result.is_pending();
-        self.turn.end(Duration::from_nanos(spent), paused.then_some(&*context));
+        // A turn is a processor that others can't have: also while its thread does not run.
+        self.turn.end(took, paused.then_some(&*context));
         result
+    }
+}
+
+/// How old a reading of the thread's clock may be when a poll begins, and how long a poll may take before it is read
+/// at its end.
+const FRESH: Duration = Duration::from_micros(500);
+
+thread_local! {
+    /// The thread's computing time, and when it was read.
+    static READING: Cell<Option<(Instant, Duration)>> = const { Cell::new(None) };
+}
+
+/// A stretch of computing on one thread. The thread's own clock tells time on a processor from time without one, and
+/// takes a system call, 20 times what the wall's takes: as long as a short call of a guest. So it is read at the
+/// beginning only where the last reading is half a millisecond old, and at the end of a stretch that took longer than
+/// that: a short stretch is taken for computing (the scheduler's own slices are longer), and a long one for no more
+/// than the thread has computed since the reading.
+struct Computing(Instant);
+
+impl Computing {
+    fn begin() -> Self {
+        let now = Instant::now();
+        let is_fresh = |(read, _): (Instant, _)| now.duration_since(read) < FRESH;
+        if !READING.get().is_some_and(is_fresh) {
+            READING.set(Some((now, thread_time())));
+        }
+        Self(now)
+    }
+
+    /// What it took, and how much of that was computing.
+    fn end(self) -> (Duration, Duration) {
+        let took = self.0.elapsed();
+        match READING.get() {
+            Some((_, before)) if took >= FRESH => (took, took.min(thread_time().saturating_sub(before))),
+            _ => (took, took),
+        }
+    }
+}
+
+fn thread_time() -> Duration {
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_thread_that_is_kept_off_the_processor_does_not_compute() {
+        let long = FRESH * 40;
+        let began = Computing::begin();
+        std::thread::sleep(long);
+        let (took, computed) = began.end();
+        assert!(took >= long && computed < took / 2, "{computed:?} of {took:?}");
+
+        let began = Computing::begin();
+        let until = thread_time() + long;
+        while thread_time() < until {}
+        let (took, computed) = began.end();
+        assert!(computed <= took && computed >= long, "{computed:?} of {took:?}");
     }
 }

@@ -382,6 +382,14 @@ impl Module {
         matches!(*self.code.lock(), Code::Loaded(_))
     }
 
+    /// The code, if it is in memory.
+    pub(crate) fn loaded(&self) -> Option<Arc<Loaded>> {
+        match &*self.code.lock() {
+            Code::Loaded(loaded) => Some(loaded.clone()),
+            Code::Loading(_) | Code::Cold => None,
+        }
+    }
+
     /// How often it was loaded.
     pub(crate) fn loads(&self) -> u64 {
         self.loads.load(Ordering::Relaxed)

@@ -12,6 +12,7 @@ use crate::pool::Pool;
 use crate::sweep;
 use crate::ticker::Ticker;
 use crate::turns::Turns;
+use crate::usage::Ledger;
 use parking_lot::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
@@ -32,6 +33,7 @@ pub(crate) struct Node {
     pub(crate) gate: Arc<Gate>,
     pub(crate) turns: Arc<Turns>,
     pub(crate) budget: Arc<Budget>,
+    pub(crate) ledger: Ledger,
     /// Slots for instances.
     pub(crate) slots: u32,
     /// How long code that nobody runs stays in memory.
@@ -74,6 +76,7 @@ impl Node {
             gate: Gate::new(concurrency),
             turns,
             budget,
+            ledger: Ledger::default(),
             slots,
             module_idle,
             pools: Mutex::default(),

@@ -9,6 +9,7 @@
 //! longer than a call and share them; they have a pool of their own in `commands`, with the same admission.
 
 use crate::function::{Admitted, Function};
+use crate::usage::{Tab, Work};
 use ebb_domain::port::guest::CallError;
 use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
@@ -37,7 +38,7 @@ pub(crate) trait Pool: Send + Sync {
 /// What a pool keeps.
 pub(crate) trait Pooled: Send + Sized + 'static {
     /// A new one. Dropped in the middle, it leaves nothing behind.
-    fn make(function: &Function) -> impl Future<Output = Result<Self, CallError>> + Send;
+    fn make(work: Work<'_>) -> impl Future<Output = Result<Self, CallError>> + Send;
 
     /// Calls that it has had.
     fn calls(&self) -> u32;
@@ -81,12 +82,13 @@ impl<I: Pooled> InstancePool<I> {
     ///
     /// # Errors
     /// The queue is full, or no instance could be made.
-    pub(crate) async fn take(self: &Arc<Self>) -> Result<Lease<I>, CallError> {
-        let admitted = self.function.admit().await?;
+    pub(crate) async fn take(self: &Arc<Self>, tab: &Tab) -> Result<Lease<I>, CallError> {
+        let admitted = self.function.admit(tab).await?;
         // The one used last: its memory is still in the processor's caches, and the others may grow old.
         let mut lease = self.lease(Some(admitted), |idle| idle.pop());
-        if lease.instance.is_none() {
-            lease.instance = Some(self.function.make().await?);
+        match lease.instance {
+            Some(_) => tab.found_warm(),
+            None => lease.instance = Some(Work::new(&self.function, tab).make().await?),
         }
         Ok(lease)
     }
@@ -139,7 +141,7 @@ impl<I: Pooled> Pool for InstancePool<I> {
         Box::pin(async move {
             while self.instances() < self.function.spec.instances.warm as usize {
                 let mut lease = self.lease(None, |_| None);
-                match self.function.make().await {
+                match Work::make_ready(&self.function).await {
                     Ok(instance) => lease.instance = Some(instance),
                     Err(error) => return self.function.not_ready(&error),
                 }

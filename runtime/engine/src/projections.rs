@@ -4,6 +4,7 @@ use crate::bindings::{EventIn, FailureOut};
 use crate::live::Live;
 use crate::pool::InstancePool;
 use crate::program;
+use crate::usage::{Tab, Work};
 use ebb_domain::event::StoredEvent;
 use ebb_domain::port::Future;
 use ebb_domain::port::guest::{ApplyError, CallError, ProjectionModule, SharedRows};
@@ -14,16 +15,16 @@ use std::sync::Arc;
 pub(crate) struct Projection(pub(crate) Arc<InstancePool<Live>>);
 
 impl Projection {
-    async fn call(&self, events: &[StoredEvent], rows: SharedRows) -> Result<(), ApplyError> {
-        if self.0.function().load().await?.is_program() {
-            return program::project(&self.0, events, &rows).await;
+    async fn call(&self, work: Work<'_>, events: &[StoredEvent], rows: SharedRows) -> Result<(), ApplyError> {
+        if work.load().await?.is_program() {
+            return program::project(&self.0, work.tab, events, &rows).await;
         }
         // An error from here on, or the caller going away, ends the instance: `apply` may have stopped half-way.
-        let mut live = self.0.take().await?;
+        let mut live = self.0.take(work.tab).await?;
         let time = events.last().map_or(Timestamp(0), |event| event.commit.recorded_at);
         let applied = {
             let events: Vec<_> = events.iter().map(EventIn::from).collect();
-            live.project(self.0.function(), &events, time, rows).await?
+            live.project(work, &events, time, rows).await?
         };
         if let Err(failure) = applied {
             return Err(failed(events, failure));
@@ -52,6 +53,10 @@ impl ProjectionModule for Projection {
         events: &'a [StoredEvent],
         rows: SharedRows,
     ) -> Future<'a, Result<(), ApplyError>> {
-        Box::pin(self.0.function().within_wall(self.call(events, rows)))
+        Box::pin(async move {
+            let tab = Tab::invocation();
+            let work = Work::new(self.0.function(), &tab);
+            work.within_wall(self.call(work, events, rows)).await
+        })
     }
 }

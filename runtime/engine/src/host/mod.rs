@@ -51,6 +51,8 @@ pub(crate) struct Memory {
     /// Of the node's memory.
     taken: Charge,
     limit: u64,
+    /// Is told how much it is.
+    meter: Arc<Meter>,
 }
 
 /// A store for one instance, with its limits in force.
@@ -58,6 +60,7 @@ pub(crate) fn store(function: &Function) -> Store<State> {
     let limits = &function.spec.limits;
     let mut table = ResourceTable::new();
     table.set_max_capacity(RESOURCES);
+    let meter: Arc<Meter> = Arc::default();
     let state = State {
         table,
         files: WasiFilesystemCtx::default(),
@@ -66,8 +69,8 @@ pub(crate) fn store(function: &Function) -> Store<State> {
         stdio: None,
         time: Timestamp(0),
         rows: None,
-        memory: Memory::new(function),
-        meter: Arc::default(),
+        memory: Memory::new(function, meter.clone()),
+        meter,
     };
     let mut store = Store::new(function.node.modules.engine(), state);
     store.limiter(|state| &mut state.memory);
@@ -177,8 +180,9 @@ impl State {
 }
 
 impl Memory {
-    pub(crate) fn new(function: &Function) -> Self {
-        Self { taken: Charge::new(function.node.budget.clone()), limit: function.spec.limits.memory_bytes }
+    pub(crate) fn new(function: &Function, meter: Arc<Meter>) -> Self {
+        let taken = Charge::new(function.node.budget.clone());
+        Self { taken, limit: function.spec.limits.memory_bytes, meter }
     }
 
     fn grow(&mut self, current: usize, desired: usize) -> Result<bool> {
@@ -188,6 +192,7 @@ impl Memory {
             return Err(CallError::OutOfMemory { limit_bytes: self.limit }.into());
         }
         self.taken.grow(more)?;
+        self.meter.has_memory(self.taken.bytes());
         Ok(true)
     }
 }

@@ -14,11 +14,12 @@ mod state;
 pub(crate) use link::{interfaces, linker, proxy};
 pub(crate) use state::State;
 
-use crate::function::{Function, overloaded};
+use crate::function::overloaded;
 use crate::live::explain;
 use crate::meter::Metered;
 use crate::module::{Form, Loaded};
 use crate::pool::{InstancePool, Pooled};
+use crate::usage::{Tab, Work};
 use body::{Ending, ResponseBody, Running};
 use ebb_domain::port::Future;
 use ebb_domain::port::guest::{CallError, HttpBody, HttpCall, HttpFunction, Lack};
@@ -26,7 +27,6 @@ use futures_channel::oneshot;
 use http_body_util::BodyExt as _;
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::task::Poll;
 use wasmtime::component::Accessor;
 use wasmtime::{AsContextMut as _, PoolConcurrencyLimitError, Store};
@@ -54,7 +54,9 @@ impl Http {
         let (pool, its_ending) = (self.pool.clone(), ending.clone());
         let task = tokio::spawn(async move {
             let function = pool.function();
-            let ended = function.within_wall(drive(&pool, call, sender, &its_ending)).await;
+            let tab = Tab::invocation();
+            let driven = drive(&pool, &tab, call, sender, &its_ending);
+            let ended = Work::new(function, &tab).within_wall(driven).await;
             if let Err(error) = &ended {
                 let spec = &function.spec;
                 tracing::debug!(app = &*spec.app, function = &*spec.function, %error, "a call failed");
@@ -84,14 +86,15 @@ impl HttpFunction for Http {
 /// The whole call. Dropped in the middle, it ends the instance.
 async fn drive(
     pool: &Arc<InstancePool<HttpInstance>>,
+    tab: &Tab,
     call: HttpCall,
     sender: oneshot::Sender<Answer>,
     ending: &Arc<Ending>,
 ) -> Result<(), CallError> {
-    let mut lease = pool.take().await?;
+    let mut lease = pool.take(tab).await?;
     // Dropped before the lease, on whatever way out: the body learns of a failure before its other end is gone.
     let unfinished = ending.unless_finished();
-    match lease.call(pool.function(), call, sender, ending).await {
+    match lease.call(Work::new(pool.function(), tab), call, sender, ending).await {
         Ok(()) => {
             unfinished.finished();
             lease.give_back();
@@ -114,14 +117,15 @@ pub(crate) struct HttpInstance {
 }
 
 impl Pooled for HttpInstance {
-    async fn make(function: &Function) -> Result<Self, CallError> {
-        let loaded = function.load().await?;
-        let made = match Self::instantiate(function, &loaded).await {
-            Err(error) if function.node.made_slot(&error) => Self::instantiate(function, &loaded).await,
+    async fn make(work: Work<'_>) -> Result<Self, CallError> {
+        let loaded = work.load().await?;
+        let node = &work.function.node;
+        let made = match Self::instantiate(work, &loaded).await {
+            Err(error) if node.made_slot(&error) => Self::instantiate(work, &loaded).await,
             made => made,
         };
         made.map_err(|error| match error.is::<PoolConcurrencyLimitError>() {
-            true => overloaded(Lack::Slots(function.node.slots)),
+            true => overloaded(Lack::Slots(node.slots)),
             false => explain(&error, None),
         })
     }
@@ -133,14 +137,14 @@ impl Pooled for HttpInstance {
 
 impl HttpInstance {
     /// One try; fails with wasmtime's own error where all slots are taken.
-    async fn instantiate(function: &Function, loaded: &Arc<Loaded>) -> wasmtime::Result<Self> {
+    async fn instantiate(work: Work<'_>, loaded: &Arc<Loaded>) -> wasmtime::Result<Self> {
         let Form::Http(pre) = &loaded.form else {
             return Err(CallError::Failed("the module is of another kind".into()).into());
         };
-        let mut store = state::store(function)?;
+        let mut store = state::store(work.function)?;
         store.data_mut().begin();
         store.set_epoch_deadline(1);
-        let made = metered(function, &mut store, async |store| pre.instantiate_async(store).await).await;
+        let made = metered(work, &mut store, async |store| pre.instantiate_async(store).await).await;
         match made {
             Ok(proxy) => Ok(Self { store, proxy, _loaded: loaded.clone(), calls: 0 }),
             Err(error) if error.is::<PoolConcurrencyLimitError>() => Err(error),
@@ -151,7 +155,7 @@ impl HttpInstance {
     /// One call, to its very end: also what the guest does after its response.
     async fn call(
         &mut self,
-        function: &Function,
+        work: Work<'_>,
         call: HttpCall,
         sender: oneshot::Sender<Answer>,
         ending: &Ending,
@@ -161,7 +165,7 @@ impl HttpInstance {
         self.store.set_epoch_deadline(1);
         let request = call.request.map(body::request);
         let proxy = &self.proxy;
-        let called = metered(function, &mut self.store, async |store| match proxy {
+        let called = metered(work, &mut self.store, async |store| match proxy {
             Proxy::P2(guest) => {
                 let mut view = store.data_mut().http();
                 let request = view.new_incoming_request(Scheme::Http, request)?;
@@ -202,17 +206,16 @@ async fn rest(accessor: &Accessor<State>, ending: &Ending) {
 
 /// Runs guest code, ticking and measured.
 async fn metered<T>(
-    function: &Function,
+    work: Work<'_>,
     store: &mut Store<State>,
     call: impl AsyncFnOnce(&mut Store<State>) -> wasmtime::Result<T>,
 ) -> wasmtime::Result<T> {
     let meter = store.data().meter.clone();
     let result = {
-        let _ticking = function.node.ticker.run();
+        let _ticking = work.function.node.ticker.run();
         let call = pin!(call(store));
-        Metered::new(&meter, function.turn(), call).await
+        Metered::new(&meter, work, call).await
     };
     store.data_mut().end();
-    function.cpu_nanos.fetch_add(meter.total(), Ordering::Relaxed);
     result
 }

@@ -44,14 +44,15 @@ pub(super) fn store(function: &Function) -> Result<Store<State>> {
     }
     let mut table = ResourceTable::new();
     table.set_max_capacity(RESOURCES);
+    let meter: Arc<Meter> = Arc::default();
     let state = State {
         table,
         wasi: wasi.build(),
         http: WasiHttpCtx::new(),
         outgoing: Outgoing::new(spec.capabilities.clone()),
         output,
-        memory: Memory::new(function),
-        meter: Arc::default(),
+        memory: Memory::new(function, meter.clone()),
+        meter,
     };
     let mut store = Store::new(function.node.modules.engine(), state);
     store.limiter(|state| &mut state.memory);

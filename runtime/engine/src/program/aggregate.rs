@@ -7,6 +7,7 @@
 use super::{Answer, bad, document, raw, read};
 use crate::bindings::NewEventOut;
 use crate::commands::{Commands, Tenancy, bounded};
+use crate::usage::{Tab, Work};
 use bytes::Bytes;
 use ebb_domain::commit::Refusal;
 use ebb_domain::port::Future;
@@ -152,10 +153,10 @@ impl ProgramAggregate {
     }
 
     /// One run: to decide, or to fold where there is no command.
-    async fn run(&self, command: Option<&GuestCommand>) -> Result<Vec<u8>, CallError> {
+    async fn run(&self, tab: &Tab, command: Option<&GuestCommand>) -> Result<Vec<u8>, CallError> {
         let input = document(&self.input(command)?);
         let time = command.map_or(Timestamp(0), |command| command.time);
-        self.commands.run_program(time, input).await
+        self.commands.run_program(tab, time, input).await
     }
 
     fn input<'a>(&'a self, command: Option<&'a GuestCommand>) -> Result<Input<'a>, CallError> {
@@ -193,8 +194,8 @@ impl ProgramAggregate {
     }
 
     /// Puts the events into the state, if the program keeps one.
-    async fn fold(&mut self) -> Result<(), CallError> {
-        let written = self.run(None).await?;
+    async fn fold(&mut self, tab: &Tab) -> Result<(), CallError> {
+        let written = self.run(tab, None).await?;
         let Some(state) = read::<Folded<'_>>(&written)?.state else {
             if self.state.is_some() {
                 let problem = "it has no `state`, and the program was given one to fold events into";
@@ -217,11 +218,11 @@ impl ProgramAggregate {
         Ok(())
     }
 
-    async fn take(&mut self, events: &[PastEvent]) -> Result<(), CallError> {
+    async fn take(&mut self, tab: &Tab, events: &[PastEvent]) -> Result<(), CallError> {
         let (count, bytes) = (self.events.len(), self.event_bytes);
         self.events.extend_from_slice(events);
         self.event_bytes += events.iter().map(|event| event.data.len()).sum::<usize>();
-        let taken = self.settle().await;
+        let taken = self.settle(tab).await;
         if taken.is_err() {
             // One that is told to come again gives the same events again.
             self.events.truncate(count);
@@ -231,10 +232,10 @@ impl ProgramAggregate {
     }
 
     /// Holds to bounds what was taken.
-    async fn settle(&mut self) -> Result<(), CallError> {
+    async fn settle(&mut self, tab: &Tab) -> Result<(), CallError> {
         self.tenancy.hold(self.state.as_ref().map_or(0, Bytes::len) + self.event_bytes)?;
         if !self.is_stateless && FOLD.is_reached(self.events.len(), self.event_bytes) {
-            self.fold().await?;
+            self.fold(tab).await?;
         }
         if STATELESS.is_reached(self.events.len(), self.event_bytes) {
             return Err(CallError::BadAnswer(format!(
@@ -250,8 +251,8 @@ impl ProgramAggregate {
         Ok(())
     }
 
-    async fn decided(&self, command: &GuestCommand) -> Result<Decision, CallError> {
-        let written = self.run(Some(command)).await?;
+    async fn decided(&self, tab: &Tab, command: &GuestCommand) -> Result<Decision, CallError> {
+        let written = self.run(tab, Some(command)).await?;
         match read::<Decided<'_>>(&written)? {
             Decided { events: Some(events), refusal: None } => {
                 let event = |event: EventOut<'_>| NewEventOut {
@@ -260,11 +261,14 @@ impl ProgramAggregate {
                 };
                 bounded(events.into_iter().map(event).collect()).map(Decision::Events)
             }
-            Decided { events: None, refusal: Some(refusal) } => Ok(Decision::Refused(Refusal {
-                code: refusal.code,
-                message: refusal.message,
-                details: refusal.details.map(|details| Bytes::copy_from_slice(details.get().as_bytes())),
-            })),
+            Decided { events: None, refusal: Some(refusal) } => {
+                tab.refused();
+                Ok(Decision::Refused(Refusal {
+                    code: refusal.code,
+                    message: refusal.message,
+                    details: refusal.details.map(|details| Bytes::copy_from_slice(details.get().as_bytes())),
+                }))
+            }
             Decided { events, .. } => {
                 let has = if events.is_some() { "both" } else { "neither" };
                 Err(bad::<Decided<'_>>(&written, &format_args!("it has {has} of `events` and `refusal`")))
@@ -273,9 +277,9 @@ impl ProgramAggregate {
     }
 
     /// The state with all events in it; none if the program keeps none.
-    async fn folded(&mut self) -> Result<Option<Bytes>, CallError> {
+    async fn folded(&mut self, tab: &Tab) -> Result<Option<Bytes>, CallError> {
         if !self.is_stateless && !self.events.is_empty() {
-            self.fold().await?;
+            self.fold(tab).await?;
         }
         Ok(self.state.clone())
     }
@@ -285,18 +289,23 @@ impl Aggregate for ProgramAggregate {
     fn apply<'a>(&'a mut self, events: &'a [PastEvent]) -> Future<'a, Result<(), CallError>> {
         Box::pin(async {
             let commands = self.commands.clone();
-            commands.function.within_wall(self.take(events)).await
+            let tab = Tab::upkeep();
+            Work::new(&commands.function, &tab).within_wall(self.take(&tab, events)).await
         })
     }
 
     fn decide<'a>(&'a mut self, command: &'a GuestCommand) -> Future<'a, Result<Decision, CallError>> {
-        Box::pin(self.commands.function.within_wall(self.decided(command)))
+        Box::pin(async move {
+            let tab = Tab::invocation();
+            Work::new(&self.commands.function, &tab).within_wall(self.decided(&tab, command)).await
+        })
     }
 
     fn snapshot(&mut self) -> Future<'_, Result<Option<Bytes>, CallError>> {
         Box::pin(async {
             let commands = self.commands.clone();
-            commands.function.within_wall(self.folded()).await
+            let tab = Tab::upkeep();
+            Work::new(&commands.function, &tab).within_wall(self.folded(&tab)).await
         })
     }
 }

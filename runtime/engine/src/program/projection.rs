@@ -6,6 +6,7 @@ use crate::bindings::FailureOut;
 use crate::live::Live;
 use crate::pool::InstancePool;
 use crate::projections::failed;
+use crate::usage::{Tab, Work};
 use ebb_domain::event::StoredEvent;
 use ebb_domain::model::{ColumnType, Row, Value, row_json};
 use ebb_domain::port::guest::{ApplyError, CallError, SharedRows};
@@ -76,6 +77,7 @@ impl Answer<'_> for Projected {
 /// Applies events to rows, by as many runs as it takes.
 pub(crate) async fn project(
     pool: &Arc<InstancePool<Live>>,
+    tab: &Tab,
     events: &[StoredEvent],
     rows: &SharedRows,
 ) -> Result<(), ApplyError> {
@@ -86,7 +88,7 @@ pub(crate) async fn project(
     for _ in 0..=ROUNDS {
         let input = document(&Input { kind: Projected::KIND, events: &documents, rows: &known });
         // Never given back: the next run is to have an instance of its own.
-        let written = pool.take().await?.run(pool.function(), time, input).await?;
+        let written = pool.take(tab).await?.run(Work::new(pool.function(), tab), time, input).await?;
         match read::<Projected>(&written)? {
             Projected { need: Some(need), rows: None, failure: None } => {
                 let got =

@@ -5,6 +5,7 @@ mod fairness;
 mod guests;
 mod hostile;
 mod states;
+mod usage;
 
 use bytes::Bytes;
 use ebb_domain::commit::{CommandId, CommitHeader, CommitNumber};

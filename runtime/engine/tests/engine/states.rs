@@ -15,14 +15,17 @@ fn variant(guest: Guest, number: u8) -> Bytes {
 }
 
 impl Bench {
-    fn with(change: impl FnOnce(&mut EngineOptions)) -> Self {
+    pub(crate) fn with(change: impl FnOnce(&mut EngineOptions)) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let mut options = options(&folder);
         change(&mut options);
         Self { engine: WasmEngine::new(options).unwrap(), folder }
     }
 
-    async fn projection(&self, change: impl FnOnce(&mut FunctionSpec)) -> Arc<dyn ProjectionModule> {
+    pub(crate) async fn projection(
+        &self,
+        change: impl FnOnce(&mut FunctionSpec),
+    ) -> Arc<dyn ProjectionModule> {
         let module = self.compile(Guest::Projection, ModuleKind::Projection).await.unwrap();
         let mut spec = spec(module);
         change(&mut spec);
@@ -127,7 +130,11 @@ async fn as_many_instances_as_the_manifest_says_are_kept_ready() {
     bench.until(|status| status.instances == 3 && status.inits > made).await;
 
     drop(projection);
-    let aggregate = bench.commands(|spec| spec.instances.warm = 2).await;
+    let another = |spec: &mut FunctionSpec| {
+        spec.function = "aggregate.ready".into();
+        spec.instances.warm = 2;
+    };
+    let aggregate = bench.commands(another).await;
     bench.until(|status| status.instances == 2).await;
     trapped(outcome(&aggregate, "trap", "").await);
     bench.until(|status| status.instances == 2 && status.inits == 3).await;

@@ -1,0 +1,239 @@
+//! One thing that is done for a function, from its beginning to its record.
+
+use super::{Account, Invocation, Outcome, Start, billed_millis};
+use crate::function::Function;
+use crate::module::Loaded;
+use crate::pool::Pooled;
+use ebb_domain::port::guest::CallError;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+/// What has been used so far. It is written on the way, so that it is known also of a call that is given up in the
+/// middle; atomic only because the future that writes it goes from thread to thread.
+#[derive(Default)]
+pub(crate) struct Tab {
+    is_invocation: bool,
+    /// What opening the aggregate took.
+    opening: Duration,
+    /// What opening took is another tab's.
+    handed_on: AtomicBool,
+    waited: AtomicU64,
+    init: AtomicU64,
+    /// A [`Start`] and one more; 0 before there is an instance.
+    start: AtomicU8,
+    refused: AtomicBool,
+    cpu: AtomicU64,
+    memory: AtomicU64,
+}
+
+/// How an aggregate came into its instance, for the record of its first command.
+#[derive(Clone, Copy)]
+pub(crate) struct Opened {
+    start: Start,
+    init: Duration,
+}
+
+fn nanos(duration: Duration) -> u64 {
+    duration.as_nanos() as u64
+}
+
+fn read(nanos: &AtomicU64) -> Duration {
+    Duration::from_nanos(nanos.load(Ordering::Relaxed))
+}
+
+impl Tab {
+    /// Of something that a trigger asked for.
+    pub(crate) fn invocation() -> Self {
+        Self { is_invocation: true, ..Self::default() }
+    }
+
+    /// Of a command on an aggregate; its first bears what opening it took.
+    pub(crate) fn command(opened: Option<Opened>) -> Self {
+        let mut tab = Self::invocation();
+        if let Some(Opened { start, init }) = opened {
+            tab.started(start);
+            tab.opening = init;
+        }
+        tab
+    }
+
+    /// Of something that is needed besides.
+    pub(crate) fn upkeep() -> Self {
+        Self::default()
+    }
+
+    /// An instance was had. What took longest counts.
+    fn started(&self, start: Start) {
+        self.start.fetch_max(start as u8 + 1, Ordering::Relaxed);
+    }
+
+    /// An instance was there.
+    pub(crate) fn found_warm(&self) {
+        self.started(Start::Warm);
+    }
+
+    /// A decision was a refusal.
+    pub(crate) fn refused(&self) {
+        self.refused.store(true, Ordering::Relaxed);
+    }
+
+    /// A poll of the guest computed for so long, and its memory has so many bytes.
+    pub(crate) fn computed(&self, computed: Duration, memory_bytes: u64) {
+        self.cpu.fetch_add(nanos(computed), Ordering::Relaxed);
+        self.memory.fetch_max(memory_bytes, Ordering::Relaxed);
+    }
+
+    fn start(&self) -> Option<Start> {
+        match self.start.load(Ordering::Relaxed) {
+            0 => None,
+            1 => Some(Start::Warm),
+            2 => Some(Start::Loaded),
+            _ => Some(Start::Cold),
+        }
+    }
+
+    /// What the aggregate's first command is to bear, which upkeep then does not.
+    pub(crate) fn opened(&self) -> Option<Opened> {
+        let start = self.start()?;
+        self.handed_on.store(true, Ordering::Relaxed);
+        Some(Opened { start, init: read(&self.init) })
+    }
+
+    /// Waiting begins, until the result is dropped.
+    pub(crate) fn wait(&self) -> Clock<'_> {
+        Clock { sum: &self.waited, began: Instant::now() }
+    }
+
+    /// Getting ready begins, until the result is dropped.
+    fn begin_init(&self) -> Clock<'_> {
+        Clock { sum: &self.init, began: Instant::now() }
+    }
+}
+
+/// Something that is done for a function, with its tab.
+#[derive(Clone, Copy)]
+pub(crate) struct Work<'a> {
+    pub(crate) function: &'a Function,
+    pub(crate) tab: &'a Tab,
+}
+
+impl Opened {
+    /// The aggregate was never sent a command.
+    pub(crate) fn in_vain(self, function: &Function) {
+        function.account().keep_up(self.init, Duration::ZERO, 0);
+    }
+}
+
+impl<'a> Work<'a> {
+    pub(crate) fn new(function: &'a Function, tab: &'a Tab) -> Self {
+        Self { function, tab }
+    }
+
+    /// Bounds everything that is waited for and done, and writes the record of it.
+    pub(crate) async fn within_wall<T, E>(self, call: impl Future<Output = Result<T, E>>) -> Result<T, E>
+    where
+        E: From<CallError>,
+        for<'e> Outcome: From<&'e E>,
+    {
+        let limit = self.function.spec.limits.wall;
+        let mut ending = Ending { work: self, began: Instant::now(), outcome: Outcome::Canceled };
+        let result = match tokio::time::timeout(limit, call).await {
+            Ok(result) => result,
+            Err(_) => Err(CallError::OutOfTime { limit }.into()),
+        };
+        ending.outcome = match &result {
+            Ok(_) if self.tab.refused.load(Ordering::Relaxed) => Outcome::Refused,
+            Ok(_) => Outcome::Ok,
+            Err(error) => error.into(),
+        };
+        result
+    }
+
+    /// The module in memory, loaded now if it is not.
+    pub(crate) async fn load(self) -> Result<Arc<Loaded>, CallError> {
+        if let Some(loaded) = self.function.module.loaded() {
+            return Ok(loaded);
+        }
+        self.tab.started(Start::Cold);
+        let _loading = self.tab.begin_init();
+        self.function.load().await
+    }
+
+    /// A new instance, which the node will look after.
+    pub(crate) async fn make<I: Pooled>(self) -> Result<I, CallError> {
+        self.tab.started(Start::Loaded);
+        self.function.expect_instance();
+        // Held until it is made; and before the clock, since loading has its own.
+        let _loaded = self.load().await?;
+        let _making = self.tab.begin_init();
+        let instance = I::make(self).await?;
+        self.function.account().made_instance();
+        Ok(instance)
+    }
+
+    /// A new instance that nobody has asked for yet.
+    pub(crate) async fn make_ready<I: Pooled>(function: &Function) -> Result<I, CallError> {
+        let tab = Tab::upkeep();
+        let work = Work::new(function, &tab);
+        let _ending = Ending { work, began: Instant::now(), outcome: Outcome::Ok };
+        work.make().await
+    }
+}
+
+/// Adds up time until it is dropped, also by who gives up.
+pub(crate) struct Clock<'a> {
+    sum: &'a AtomicU64,
+    began: Instant,
+}
+
+impl Drop for Clock<'_> {
+    fn drop(&mut self) {
+        self.sum.fetch_add(nanos(self.began.elapsed()), Ordering::Relaxed);
+    }
+}
+
+/// Writes the record, however the work ends.
+struct Ending<'a> {
+    work: Work<'a>,
+    began: Instant,
+    outcome: Outcome,
+}
+
+impl Drop for Ending<'_> {
+    fn drop(&mut self) {
+        let Work { function, tab } = self.work;
+        function.used();
+        let account: &Account = function.account();
+        let (waited, init) = (read(&tab.waited), read(&tab.init));
+        let (took, cpu) = (self.began.elapsed(), read(&tab.cpu));
+        let memory_bytes = tab.memory.load(Ordering::Relaxed);
+        let is_upkeep = match self.outcome {
+            Outcome::Overloaded => return account.refuse(self.outcome, took),
+            Outcome::Again => true,
+            outcome => !tab.is_invocation && !outcome.is_error(),
+        };
+        if is_upkeep {
+            let not_ours = if tab.handed_on.load(Ordering::Relaxed) { init } else { Duration::ZERO };
+            return account.keep_up(took.saturating_sub(waited + not_ours), cpu, memory_bytes);
+        }
+        let Some(start) = tab.start() else { return account.refuse(self.outcome, took) };
+        let duration = took.saturating_sub(waited + init);
+        let init = init + tab.opening;
+        let billed_millis = billed_millis(init, duration);
+        account.add(&Invocation {
+            app: &function.spec.app,
+            function: &function.spec.function,
+            trigger: function.trigger,
+            start,
+            outcome: self.outcome,
+            waited,
+            init,
+            duration,
+            cpu,
+            billed_millis,
+            memory_bytes,
+            memory_limit_bytes: function.spec.limits.memory_bytes,
+        });
+    }
+}
