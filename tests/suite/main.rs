@@ -23,3 +23,4 @@ mod reads;
 mod replay;
 mod support;
 mod tokens;
+mod usage;

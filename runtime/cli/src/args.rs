@@ -78,6 +78,8 @@ pub(crate) enum Command {
     State(State),
     /// Show a node's apps, functions and projections
     Status(Status),
+    /// Show what functions used since the node began: calls, errors, time, memory
+    Usage(Usage),
     /// Show what a node and its modules log, as it happens
     Logs(Logs),
     /// Build a projection's rows again from the log, beside those that serve
@@ -404,6 +406,29 @@ pub(crate) struct Status {
     /// Of which node.
     #[command(flatten)]
     pub(crate) plane: ControlPlane,
+}
+
+/// `ebb usage`.
+#[derive(Debug, Args)]
+pub(crate) struct Usage {
+    /// Of which node.
+    #[command(flatten)]
+    pub(crate) plane: ControlPlane,
+    /// Only of this app
+    #[arg(long, value_name = "NAME")]
+    pub(crate) app: Option<String>,
+    /// A line for each of these; --json has both
+    #[arg(long, value_enum, default_value_t = UsageBy::Function)]
+    pub(crate) by: UsageBy,
+}
+
+/// What a line of usage is of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum UsageBy {
+    /// A function
+    Function,
+    /// An app, and all of them
+    App,
 }
 
 /// `ebb logs`.

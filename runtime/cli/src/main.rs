@@ -56,6 +56,7 @@ async fn dispatch(output: Output, command: Command) -> Result<Exit, Failure> {
         Command::Query(args) => run::query::run(output, args).await,
         Command::State(args) => run::state::run(output, args).await,
         Command::Status(args) => run::status::run(output, args).await,
+        Command::Usage(args) => run::usage::run(output, args).await,
         Command::Logs(args) => run::logs::run(output, args).await,
         Command::Rebuild(args) => run::projections::rebuild(output, args).await,
         Command::Seek(args) => run::projections::seek(output, args).await,

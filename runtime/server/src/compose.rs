@@ -91,6 +91,7 @@ impl Server {
             .with_fetch(move |digest| modules.blob(digest).ok());
         let engine = WasmEngine::new(engine).map_err(|error| StartError::Engine(error.to_string()))?;
         let engine = Arc::new(engine);
+        let since = clock.now();
         let deps = NodeDeps { storage: storage.clone(), models, engine: engine.clone(), clock };
         let node = Node::open(deps).await?;
 
@@ -108,7 +109,13 @@ impl Server {
             stopping.clone(),
         );
         let data = Arc::new(data);
-        let functions: Functions = Arc::new(move || engine.status());
+        let (status, usage, census) = (engine.clone(), engine.clone(), engine);
+        let functions = Functions {
+            status: Box::new(move || status.status()),
+            usage: Box::new(move || usage.usage()),
+            census: Box::new(move || census.census()),
+            since,
+        };
         let control = ControlPlane::new(
             node.clone(),
             data.clone(),

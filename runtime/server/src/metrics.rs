@@ -4,6 +4,9 @@
 //! Written by hand: what is measured on the command path is a handful of relaxed atomic additions, and labels only
 //! take values that the manifest or this file knows, so that no caller can make the registry grow.
 
+mod functions;
+
+use ebb_engine::Histogram as Counted;
 use parking_lot::RwLock;
 use std::collections::HashMap;
 use std::fmt::{Display, Write as _};
@@ -11,9 +14,17 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
-/// Upper bounds of the buckets, in seconds: from a tenth of a millisecond to ten seconds.
-const BOUNDS: [f64; 16] =
-    [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
+/// Upper bounds of the buckets, in seconds: from ten microseconds to ten seconds.
+const BOUNDS: [f64; 19] = [
+    0.00001, 0.000025, 0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25,
+    0.5, 1.0, 2.5, 5.0, 10.0,
+];
+
+/// Aggregates and functions that have series of their own, those that were called first; the others of an app are
+/// counted together, as [`OTHER`]. A page stays a matter of megabytes, and no series ever changes its meaning.
+pub(crate) const SERIES: usize = 500;
+/// See [`SERIES`].
+const OTHER: &str = "other";
 
 /// A histogram of durations.
 #[derive(Default)]
@@ -89,10 +100,6 @@ impl RouteLabel {
 /// 2xx and 3xx, 4xx, 5xx: finer statuses are in the log.
 const CLASSES: [&str; 3] = ["2xx", "4xx", "5xx"];
 
-/// How a call of a function ended: with a response, whatever its status, or without one.
-const CALL_OUTCOMES: [&str; 2] = ["answered", "failed"];
-
-type CallHistograms = [Histogram; CALL_OUTCOMES.len()];
 type CommandHistograms = [Histogram; CommandOutcome::ALL.len()];
 
 /// Everything that the edge counts.
@@ -101,8 +108,6 @@ pub(crate) struct Metrics {
     requests: [[Histogram; CLASSES.len()]; RouteLabel::ALL.len()],
     /// By app, then aggregate.
     commands: RwLock<HashMap<String, HashMap<String, Arc<CommandHistograms>>>>,
-    /// By app, then function.
-    functions: RwLock<HashMap<String, HashMap<String, Arc<CallHistograms>>>>,
     pub(crate) live_streams: AtomicU64,
 }
 
@@ -122,19 +127,10 @@ impl Metrics {
             return histograms[outcome as usize].observe(took);
         }
         let mut commands = self.commands.write();
+        let known = commands.values().map(HashMap::len).sum::<usize>();
         let app = commands.entry(app.to_owned()).or_default();
+        let aggregate = if known < SERIES { aggregate } else { OTHER };
         app.entry(aggregate.to_owned()).or_default()[outcome as usize].observe(took);
-    }
-
-    /// Counts a call of a function. The function must be one that the app has.
-    pub(crate) fn function(&self, app: &str, function: &str, answered: bool, took: Duration) {
-        let outcome = usize::from(!answered);
-        if let Some(histograms) = self.functions.read().get(app).and_then(|app| app.get(function)) {
-            return histograms[outcome].observe(took);
-        }
-        let mut functions = self.functions.write();
-        let app = functions.entry(app.to_owned()).or_default();
-        app.entry(function.to_owned()).or_default()[outcome].observe(took);
     }
 
     /// Writes what the edge has counted.
@@ -161,18 +157,6 @@ impl Metrics {
                         &[("app", app), ("aggregate", aggregate), ("outcome", outcome)],
                         histogram,
                     );
-                }
-            }
-        }
-        page.family(
-            "ebbtide_function_duration_seconds",
-            "histogram",
-            "Time from a request's head to that of its function's response.",
-        );
-        for (app, functions) in &*self.functions.read() {
-            for (function, histograms) in functions {
-                for (outcome, histogram) in CALL_OUTCOMES.iter().zip(&**histograms) {
-                    page.histogram(&[("app", app), ("function", function), ("outcome", outcome)], histogram);
                 }
             }
         }
@@ -213,6 +197,19 @@ impl Page {
         }
         self.sample("_sum", labels, None, histogram.sum_nanos.load(Relaxed) as f64 / 1e9);
         self.sample("_count", labels, None, count);
+    }
+
+    /// A histogram's samples in units of `unit`; none while it has seen nothing.
+    fn counted(&mut self, labels: &[(&str, &str)], histogram: &Counted, unit: f64) {
+        if histogram.count() == 0 {
+            return;
+        }
+        for (bound, count) in histogram.cumulative() {
+            self.sample("_bucket", labels, Some(&(bound as f64 / unit).to_string()), count);
+        }
+        self.sample("_bucket", labels, Some("+Inf"), histogram.count());
+        self.sample("_sum", labels, None, histogram.sum() as f64 / unit);
+        self.sample("_count", labels, None, histogram.count());
     }
 
     fn sample(&mut self, suffix: &str, labels: &[(&str, &str)], bound: Option<&str>, value: impl Display) {

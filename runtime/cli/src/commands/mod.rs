@@ -16,3 +16,4 @@ pub(crate) mod replay;
 pub(crate) mod serve;
 pub(crate) mod state;
 pub(crate) mod status;
+pub(crate) mod usage;

@@ -90,7 +90,7 @@ impl ControlPlane {
     /// `GET /functions?app=&search=&order=&limit=`. `total` and `states` are of all that match.
     pub(super) fn function_status(&self, parts: &Parts) -> Result<Reply, Problem> {
         let wanted = Wanted::of(parts.uri.query())?;
-        let mut functions = (self.functions)();
+        let mut functions = (self.functions.status)();
         functions.retain(|function| wanted.has(function));
         let total = functions.len();
         let in_state = |state| functions.iter().filter(|function| function.state == state).count();

@@ -9,6 +9,7 @@ mod projections;
 mod reads;
 mod replay;
 mod status;
+mod usage;
 
 use crate::config::ControlConfig;
 use crate::data::DataPlane;
@@ -20,6 +21,8 @@ use crate::metrics::Metrics;
 use crate::serve::{Plane, PortCounts};
 use ebb_app::node::Node;
 use ebb_domain::event::is_json;
+use ebb_domain::time::Timestamp;
+use ebb_engine::{Census, FunctionStatus, FunctionUsage};
 use guard::Guard;
 use http::header::{ALLOW, CONTENT_TYPE};
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode};
@@ -27,8 +30,14 @@ use std::borrow::Cow;
 use std::sync::Arc;
 use tokio::sync::watch;
 
-/// What functions there are and how they do: the engine itself is the composition root's to know.
-pub(crate) type Functions = Arc<dyn Fn() -> Vec<ebb_engine::FunctionStatus> + Send + Sync>;
+/// What functions there are, how they do and what they used: the rest of the engine is the composition root's.
+pub(crate) struct Functions {
+    pub(crate) status: Box<dyn Fn() -> Vec<FunctionStatus> + Send + Sync>,
+    pub(crate) usage: Box<dyn Fn() -> Vec<FunctionUsage> + Send + Sync>,
+    pub(crate) census: Box<dyn Fn() -> Census + Send + Sync>,
+    /// Since when usage is counted.
+    pub(crate) since: Timestamp,
+}
 
 /// Everything that the control plane answers from.
 pub(crate) struct ControlPlane {
@@ -86,6 +95,7 @@ impl ControlPlane {
         match (method, &segments[..]) {
             ("GET", ["metrics"]) => Ok(self.metrics_page()),
             ("GET", ["functions"]) => self.function_status(&parts),
+            ("GET", ["usage"]) => self.usage(&parts),
             ("GET", ["logs"]) => crate::logs::answer(&parts, self.stopping.clone()),
             ("GET", ["projections"]) => self.projection_status(&parts),
             ("GET", ["apps"]) => Ok(self.apps(&parts)),
@@ -129,7 +139,7 @@ impl Plane for ControlPlane {
 /// The methods of a path; none where there is nothing.
 fn methods(segments: &[&str]) -> Option<&'static str> {
     Some(match segments {
-        ["livez" | "readyz" | "metrics" | "functions" | "projections" | "apps" | "logs"] => {
+        ["livez" | "readyz" | "metrics" | "functions" | "usage" | "projections" | "apps" | "logs"] => {
             "GET, HEAD, OPTIONS"
         }
         ["apps", _] => "GET, HEAD, PUT, DELETE, OPTIONS",

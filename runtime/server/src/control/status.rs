@@ -53,6 +53,8 @@ impl ControlPlane {
             page.value(&[("app", app.name())], app.log().durable().borrow().commit);
         }
         self.projection_metrics(&mut page);
+        page.census(&(self.functions.census)());
+        page.functions((self.functions.usage)());
         page.process();
         let mut reply = full(StatusCode::OK, page.finish());
         reply.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; version=0.0.4"));

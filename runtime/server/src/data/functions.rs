@@ -20,7 +20,6 @@ use http::request::Parts;
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderMap, HeaderValue, Method, Request, Uri};
 use std::sync::Arc;
-use std::time::Instant;
 
 const EBB_ACTOR: HeaderName = HeaderName::from_static("ebb-actor");
 const EBB_CORRELATION_ID: HeaderName = HeaderName::from_static("ebb-correlation-id");
@@ -54,7 +53,6 @@ impl DataPlane {
         parts: &mut Parts,
         body: RequestBody,
         origin: &Origin,
-        started: Instant,
     ) -> Result<Reply, Problem> {
         let routes = app.http_routes();
         let (endpoint, taken, parameters) = match routes.find(parts.method.as_str(), path) {
@@ -91,7 +89,6 @@ impl DataPlane {
         *request.headers_mut() = told.headers(headers, parts.uri.path(), path, self.auth.is_configured());
         let call = HttpCall { request, actor, correlation_id };
         let answered = endpoint.function.call(call).await;
-        self.metrics.function(app.name(), &endpoint.name, answered.is_ok(), started.elapsed());
         finish(answered, &overrun, &endpoint, head)
     }
 }

@@ -253,7 +253,7 @@ impl Plane for DataPlane {
                 if asks_us {
                     cors::preflight(&origin, cors, &functions::allow(&methods))
                 } else {
-                    self.function(&app, &path, &mut parts, body, &origin, started)
+                    self.function(&app, &path, &mut parts, body, &origin)
                         .await
                         .unwrap_or_else(Problem::into_reply)
                 }
