@@ -11,7 +11,7 @@ use bytes::Bytes;
 use ebb_domain::digest::Digest;
 use ebb_domain::manifest::{FilePurpose, FileRef, Manifest, Problems, Trigger};
 use ebb_domain::name::AppName;
-use ebb_domain::port::guest::{Engine, FunctionSpec};
+use ebb_domain::port::guest::{Engine, FunctionSpec, TriggerKind};
 use ebb_domain::port::storage::{Storage, StorageError};
 use ebb_domain::schema::JsonSchema;
 use ebb_domain::time::Timestamp;
@@ -203,6 +203,7 @@ pub(crate) fn functions(engine: &Arc<dyn Engine>, checked: &Checked) -> Result<F
         let function = FunctionSpec {
             app: app.clone(),
             function: format!("aggregate.{}", spec.name).into(),
+            trigger: TriggerKind::Http,
             module,
             limits: spec.limits,
             instances: spec.instances,
@@ -261,6 +262,7 @@ pub(crate) fn functions(engine: &Arc<dyn Engine>, checked: &Checked) -> Result<F
         let function = FunctionSpec {
             app: app.clone(),
             function: format!("function.{}", spec.name).into(),
+            trigger: TriggerKind::Http,
             module: digest(&spec.module),
             limits: spec.limits,
             instances: spec.instances,

@@ -6,7 +6,7 @@ use crate::host::output::Source;
 use crate::module::{Loaded, Module};
 use crate::node::Node;
 use crate::turns::Turn;
-use crate::usage::{Account, Tab, Trigger};
+use crate::usage::{Account, Tab};
 use ebb_domain::port::guest::{CallError, FunctionSpec, Lack};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -37,7 +37,6 @@ pub(crate) struct Function {
     making_ready: AtomicBool,
     /// When it was called last, in milliseconds of the node.
     pub(crate) used_at: AtomicU64,
-    pub(crate) trigger: Trigger,
     /// Opened with the first call.
     account: OnceLock<Arc<Account>>,
 }
@@ -50,13 +49,7 @@ pub(crate) struct Admitted {
 
 impl Function {
     /// A function with `places` for calls at once.
-    pub(crate) fn new(
-        spec: FunctionSpec,
-        trigger: Trigger,
-        places: u32,
-        module: Arc<Module>,
-        node: Arc<Node>,
-    ) -> Self {
+    pub(crate) fn new(spec: FunctionSpec, places: u32, module: Arc<Module>, node: Arc<Node>) -> Self {
         let source = Arc::new(Source {
             app: spec.app.clone(),
             function: spec.function.clone(),
@@ -68,7 +61,6 @@ impl Function {
             waiting: AtomicUsize::new(0),
             making_ready: AtomicBool::new(false),
             used_at: AtomicU64::new(0),
-            trigger,
             account: OnceLock::new(),
             app: node.apps.get(&spec.app),
             spec,
@@ -120,7 +112,7 @@ impl Function {
 
     /// What it used so far.
     pub(crate) fn account(&self) -> &Arc<Account> {
-        let open = || self.node.ledger.open(&self.spec.app, &self.spec.function, self.trigger);
+        let open = || self.node.ledger.open(&self.spec.app, &self.spec.function, self.spec.trigger);
         self.account.get_or_init(open)
     }
 

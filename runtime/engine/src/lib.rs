@@ -44,7 +44,7 @@ mod usage;
 mod world;
 
 pub use status::{Census, FunctionState, FunctionStatus};
-pub use usage::{ErrorCount, FunctionUsage, Histogram, Invocation, Outcome, Start, Starts, Trigger};
+pub use usage::{ErrorCount, FunctionUsage, Histogram, Invocation, Outcome, Start, Starts};
 
 use artefact::Artefacts;
 use budget::Budget;
@@ -248,11 +248,7 @@ impl WasmEngine {
             ModuleKind::Command => spec.limits.concurrency,
             ModuleKind::Projection | ModuleKind::Http(_) => spec.limits.concurrency.min(spec.instances.max),
         };
-        let trigger = match kind {
-            ModuleKind::Command | ModuleKind::Http(_) => Trigger::Http,
-            ModuleKind::Projection => Trigger::Datasource,
-        };
-        Ok(Function::new(spec, trigger, places.get(), module, self.node.clone()))
+        Ok(Function::new(spec, places.get(), module, self.node.clone()))
     }
 
     /// The node knows the function's instances from now on, for as long as someone has the function.

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use ebb_domain::digest::Digest;
 use ebb_domain::event::Revision;
 use ebb_domain::limits::InstancePolicy;
-use ebb_domain::port::guest::{CallError, CommandModule, FunctionSpec, PastEvent};
+use ebb_domain::port::guest::{CallError, CommandModule, FunctionSpec, PastEvent, TriggerKind};
 use ebb_domain::port::log::{EventLog, ReadError, ReadLimits};
 use ebb_domain::stream::StreamId;
 use std::num::NonZeroU32;
@@ -97,6 +97,7 @@ impl App {
         let module = self.deps().engine.commands(FunctionSpec {
             app: self.name().clone(),
             function: format!("state.{}", function.spec.name).into(),
+            trigger: TriggerKind::Other,
             module: function.digest,
             limits: function.spec.limits,
             capabilities: Default::default(),

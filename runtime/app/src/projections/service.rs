@@ -13,7 +13,7 @@ use ebb_domain::manifest::ProjectionSpec;
 use ebb_domain::model::ModelSchema;
 use ebb_domain::name::{AppName, ModelName, ProjectionName};
 use ebb_domain::port::Clock;
-use ebb_domain::port::guest::{CallError, Engine, FunctionSpec};
+use ebb_domain::port::guest::{CallError, Engine, FunctionSpec, TriggerKind};
 use ebb_domain::port::log::EventLog;
 use ebb_domain::port::models::{ModelError, ModelStores, Parked, ProjectionVersion, RowBatch};
 use ebb_domain::text::Text;
@@ -289,6 +289,7 @@ impl Projections {
         let function = FunctionSpec {
             app: self.deps.app.clone(),
             function: format!("projection.{}", spec.name).into(),
+            trigger: TriggerKind::Datasource,
             module: deployment.module,
             limits: spec.limits,
             instances: spec.instances,

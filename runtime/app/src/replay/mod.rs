@@ -29,7 +29,7 @@ use ebb_domain::commit::{Commit, CommitNumber};
 use ebb_domain::digest::Digest;
 use ebb_domain::limits::InstancePolicy;
 use ebb_domain::name::{AggregateName, AppName};
-use ebb_domain::port::guest::{CallError, CommandModule, Engine, FunctionSpec};
+use ebb_domain::port::guest::{CallError, CommandModule, Engine, FunctionSpec, TriggerKind};
 use ebb_domain::port::log::{EventLog, ReadError, ReadLimits};
 use ebb_domain::stream::StreamId;
 use ebb_domain::text::Text;
@@ -198,6 +198,7 @@ impl Subject {
             engine.commands(FunctionSpec {
                 app: app.clone(),
                 function: format!("replay.{isolation}.{}", function.spec.name).into(),
+                trigger: TriggerKind::Other,
                 module: function.digest,
                 limits: function.spec.limits,
                 instances: InstancePolicy { idle: Duration::from_secs(1), ..instances },

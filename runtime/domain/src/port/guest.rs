@@ -155,6 +155,30 @@ pub enum Lack {
     Memory(u64),
 }
 
+/// What calls a function, in the words of OpenTelemetry's `faas.trigger`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TriggerKind {
+    /// A request: a command, or one of an HTTP function.
+    Http,
+    /// Events of a log.
+    Datasource,
+    /// An operator: a replay, a look at a state.
+    Other,
+}
+
+impl TriggerKind {
+    /// As labels have it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Http => "http",
+            Self::Datasource => "datasource",
+            Self::Other => "other",
+        }
+    }
+}
+
 /// One deployed function, as the engine needs to know it.
 #[derive(Clone, Debug)]
 pub struct FunctionSpec {
@@ -162,6 +186,8 @@ pub struct FunctionSpec {
     pub app: AppName,
     /// `aggregate.flight`, `projection.delays`: for logs and metrics.
     pub function: Text,
+    /// What calls it.
+    pub trigger: TriggerKind,
     /// The module.
     pub module: Digest,
     /// What it may use.

@@ -1,9 +1,10 @@
 //! Sums by function, kept by the node and not by the deployed function: a deployment, or an app that is closed while
 //! nobody uses it, loses nothing.
 
-use super::{Histogram, Invocation, Outcome, Start, Trigger};
+use super::{Histogram, Invocation, Outcome, Start};
 use crate::durations::Durations;
 use ebb_domain::name::AppName;
+use ebb_domain::port::guest::TriggerKind;
 use ebb_domain::text::Text;
 use parking_lot::Mutex;
 use serde::Serialize;
@@ -17,7 +18,7 @@ pub(crate) struct Ledger(Mutex<HashMap<(AppName, Text), Arc<Account>>>);
 
 impl Ledger {
     /// The function's account, opened now if there is none.
-    pub(crate) fn open(&self, app: &AppName, function: &Text, trigger: Trigger) -> Arc<Account> {
+    pub(crate) fn open(&self, app: &AppName, function: &Text, trigger: TriggerKind) -> Arc<Account> {
         let mut accounts = self.0.lock();
         let number = accounts.len();
         let account = accounts.entry((app.clone(), function.clone())).or_insert_with(|| {
@@ -42,7 +43,7 @@ impl Ledger {
 pub(crate) struct Account {
     app: AppName,
     function: Text,
-    trigger: Trigger,
+    trigger: TriggerKind,
     /// Accounts that were opened before.
     number: usize,
     /// Under one lock, held for some additions: cheaper than a dozen atomic ones, and a reader sees whole records.
@@ -193,7 +194,7 @@ pub struct FunctionUsage {
     /// `aggregate.flight`, `projection.delays`, `function.hello`.
     pub function: Text,
     /// What calls it.
-    pub trigger: Trigger,
+    pub trigger: TriggerKind,
     /// How many functions were called before this one was for the first time.
     #[serde(skip)]
     pub number: usize,
@@ -324,7 +325,7 @@ mod tests {
     fn upkeep_is_billed_by_the_millisecond_as_it_adds_up() {
         let ledger = Ledger::default();
         let (app, function) = (AppName::new("bank").unwrap(), Text::from("aggregate.account"));
-        let account = ledger.open(&app, &function, Trigger::Http);
+        let account = ledger.open(&app, &function, TriggerKind::Http);
         for (micros, billed) in [(600, 0), (600, 1), (700, 1), (100, 2), (3000, 5)] {
             account.keep_up(Duration::from_micros(micros), Duration::ZERO, 0);
             assert_eq!(account.usage().billed_millis, billed);
@@ -337,12 +338,15 @@ mod tests {
         let ledger = Ledger::default();
         let app = AppName::new("bank").unwrap();
         for number in 1..=3 {
-            let account = ledger.open(&app, &"aggregate.account".into(), Trigger::Http);
+            let account = ledger.open(&app, &"aggregate.account".into(), TriggerKind::Http);
             account.refuse(Outcome::Overloaded, Duration::ZERO);
             let usage = account.usage();
             assert_eq!((usage.throttled, usage.number, usage.invocations), (number, 0, 0));
         }
-        assert_eq!(ledger.open(&app, &"projection.balances".into(), Trigger::Datasource).usage().number, 1);
+        assert_eq!(
+            ledger.open(&app, &"projection.balances".into(), TriggerKind::Datasource).usage().number,
+            1
+        );
         assert_eq!(ledger.accounts().len(), 2);
     }
 }

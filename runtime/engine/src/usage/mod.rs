@@ -1,7 +1,7 @@
 //! What functions used: a record of each invocation, and sums of them since the node began.
 //!
 //! An *invocation* is what a trigger asked for: one command that was decided, one lane of a projection's batch, one
-//! request of an HTTP function. What an aggregate needs besides (being opened, folding events, snapshots, instances made
+//! request of an HTTP function, one call of an event function. What an aggregate needs besides (being opened, folding events, snapshots, instances made
 //! before anybody calls) is *upkeep*: its time counts, and it is no invocation, unless it fails: then it is the one that
 //! failed.
 //!
@@ -17,31 +17,10 @@ pub use ledger::{ErrorCount, FunctionUsage, Starts};
 pub(crate) use work::{Opened, Tab, Work};
 
 use ebb_domain::name::AppName;
-use ebb_domain::port::guest::{ApplyError, CallError};
+use ebb_domain::port::guest::{ApplyError, CallError, TriggerKind};
 use ebb_domain::text::Text;
 use serde::Serialize;
 use std::time::Duration;
-
-/// What calls a function, in the words of OpenTelemetry's `faas.trigger`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Trigger {
-    /// A request: a command, or one of an HTTP function.
-    Http,
-    /// Events of a log.
-    Datasource,
-}
-
-impl Trigger {
-    /// As labels have it.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Http => "http",
-            Self::Datasource => "datasource",
-        }
-    }
-}
 
 /// What an invocation found of its function.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -172,7 +151,7 @@ pub struct Invocation<'a> {
     /// `aggregate.flight`, `projection.delays`, `function.hello`.
     pub function: &'a Text,
     /// What called it.
-    pub trigger: Trigger,
+    pub trigger: TriggerKind,
     /// What it found.
     pub start: Start,
     /// How it ended.

@@ -224,7 +224,7 @@ impl Drop for Ending<'_> {
         account.add(&Invocation {
             app: &function.spec.app,
             function: &function.spec.function,
-            trigger: function.trigger,
+            trigger: function.spec.trigger,
             start,
             outcome: self.outcome,
             waited,

@@ -16,7 +16,7 @@ use ebb_domain::model::{ModelSchema, Row, Value};
 use ebb_domain::name::{AppName, ColumnName, CommandName, EventType};
 use ebb_domain::port::guest::{
     Aggregate, ApplyError, CallError, CommandModule, CompileError, Decision, Engine, FunctionSpec,
-    GuestCommand, ModuleKind, PastEvent,
+    GuestCommand, ModuleKind, PastEvent, TriggerKind,
 };
 use ebb_domain::port::models::{ModelError, Rows};
 use ebb_domain::stream::StreamId;
@@ -54,6 +54,7 @@ fn spec(module: Digest) -> FunctionSpec {
     FunctionSpec {
         app: AppName::new("tests").unwrap(),
         function: "aggregate.counter".into(),
+        trigger: TriggerKind::Http,
         module,
         limits: Limits { cpu: Duration::from_secs(5), ..Limits::COMMAND },
         instances: InstancePolicy::default(),

@@ -3,7 +3,7 @@
 //! A function that was never called has no series. [`SERIES`] of those that were have their own.
 
 use super::{OTHER, Page, SERIES};
-use ebb_engine::{Census, FunctionUsage, Outcome, Trigger};
+use ebb_engine::{Census, FunctionUsage, Outcome};
 use std::collections::BTreeMap;
 
 const NANOS: f64 = 1e9;
@@ -93,9 +93,8 @@ impl Listed {
 
     fn each(&self, mut sample: impl FnMut(&FunctionUsage, [(&str, &str); 3])) {
         for usage in &self.0 {
-            let trigger: Trigger = usage.trigger;
-            let labels =
-                [("app", &*usage.app), ("faas_name", &*usage.function), ("faas_trigger", trigger.name())];
+            let trigger = usage.trigger.name();
+            let labels = [("app", &*usage.app), ("faas_name", &*usage.function), ("faas_trigger", trigger)];
             sample(usage, labels);
         }
     }
