@@ -23,7 +23,7 @@ pub fn repository() -> &'static Path {
     })
 }
 
-/// The folder of an example that was built: `flights`, `bank`, `hello-http`.
+/// The folder of an example that was built: `flights`, `bank`, `hello-http`, `teller`.
 #[must_use]
 pub fn examples(name: &str) -> PathBuf {
     modules();
@@ -78,7 +78,7 @@ fn modules() -> &'static Path {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
     BUILT.get_or_init(|| {
         let examples = repository().join("guest-examples");
-        for example in ["bank", "flights", "hello-http"] {
+        for example in ["bank", "flights", "hello-http", "teller"] {
             build(&examples.join(example), &[]);
         }
         let target = examples.join("target");

@@ -16,6 +16,7 @@ mod flights;
 mod functions;
 mod hostile;
 mod languages;
+mod own_app;
 mod page;
 mod projections;
 mod raw;

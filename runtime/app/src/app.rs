@@ -72,32 +72,32 @@ impl App {
         let name = deployment.app.clone();
         let Prepared { log, snapshots, functions } = prepared;
         let commands = CommandService::new(log.clone(), snapshots);
-        let projections = Projections::start(ProjectionDeps {
-            app: name.clone(),
-            log: log.clone(),
-            engine: deps.engine.clone(),
-            stores: deps.models.clone(),
-            clock: deps.clock.clone(),
-        });
         let serving = Serving {
             manifest: Arc::new(checked.manifest.clone()),
             deployment: Arc::new(deployment),
             openapi: Arc::default(),
             http: Arc::default(),
         };
-        let app = Self {
+        let app = Arc::new_cyclic(|own_app| Self {
+            projections: Projections::start(ProjectionDeps {
+                app: name.clone(),
+                own_app: own_app.clone(),
+                log: log.clone(),
+                engine: deps.engine.clone(),
+                stores: deps.models.clone(),
+                clock: deps.clock.clone(),
+            }),
             name,
             log,
             commands,
-            projections,
             deps,
             serving: RwLock::new(serving),
             replaying: Default::default(),
             folding: Semaphore::new(FOLDING),
-        };
+        });
         let deployment = app.deployment();
         app.swap(deployment, checked, functions).await?;
-        Ok(Arc::new(app))
+        Ok(app)
     }
 
     /// Serves another deployment from now on. Commands under way finish as they began; a changed projection is built

@@ -7,6 +7,7 @@ pub mod commands;
 pub mod deploy;
 pub mod functions;
 pub mod node;
+pub mod own_app;
 pub mod projections;
 pub mod replay;
 #[cfg(any(test, feature = "testing"))]

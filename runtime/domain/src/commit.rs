@@ -76,6 +76,45 @@ pub struct IdempotencyKey {
     pub request: Digest,
 }
 
+/// A caller's condition on the stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Precondition {
+    /// Its last event has this revision (`If-Match: 3`).
+    Revision(Revision),
+    /// It has events (`If-Match: *`).
+    Exists,
+    /// It has none (`If-None-Match: *`).
+    Absent,
+}
+
+impl Precondition {
+    /// Whether it holds for a stream whose last event is `actual`.
+    #[must_use]
+    pub fn holds(self, actual: Option<Revision>) -> bool {
+        match self {
+            Self::Revision(revision) => actual == Some(revision),
+            Self::Exists => actual.is_some(),
+            Self::Absent => actual.is_none(),
+        }
+    }
+}
+
+impl IdempotencyKey {
+    /// The key of a command. Over what the command means and not how it came, so that the same one is the same under the
+    /// app's host name, under `/apps/{app}`, and sent by a function.
+    #[must_use]
+    pub fn new(key: Text, aggregate: &str, stream_key: &str, command: &str, data: &[u8]) -> Self {
+        let parts = [&b"POST"[..], aggregate.as_bytes(), stream_key.as_bytes(), command.as_bytes(), data];
+        Self { key, request: Digest::of_parts(parts) }
+    }
+
+    /// Whether a text may be one: 1 to 255 visible ASCII characters.
+    #[must_use]
+    pub fn is_valid(text: &[u8]) -> bool {
+        (1..=255).contains(&text.len()) && text.iter().all(u8::is_ascii_graphic)
+    }
+}
+
 /// Where on Kafka a command came from; its identity, however often and late it is redelivered.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct KafkaOrigin {

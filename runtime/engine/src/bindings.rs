@@ -1,6 +1,8 @@
 //! The types of `wit/functions.wit` as wasmtime lowers and lifts them. What goes into a guest is borrowed, so that a
 //! batch of events is copied once: into the guest's memory.
 
+pub(crate) mod own_app;
+
 use crate::host::output::Level;
 use ebb_domain::event::StoredEvent;
 use ebb_domain::model::Value;

@@ -1,13 +1,14 @@
 //! One deployed function, whatever its kind: its module, its admission, its counts, and how a call of it is bounded.
 
 use crate::fair::App;
-use crate::gate::Place;
+use crate::gate::{Gate, Place};
 use crate::host::output::Source;
 use crate::module::{Loaded, Module};
 use crate::node::Node;
 use crate::turns::Turn;
 use crate::usage::{Account, Tab};
 use ebb_domain::port::guest::{CallError, FunctionSpec, Lack};
+use parking_lot::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
@@ -44,7 +45,29 @@ pub(crate) struct Function {
 /// A call that may run: it has a place of its function and one of the node.
 pub(crate) struct Admitted {
     _function: OwnedSemaphorePermit,
-    _node: Place,
+    pub(crate) node: Arc<NodePlace>,
+}
+
+/// A call's place of the node.
+pub(crate) struct NodePlace {
+    gate: Arc<Gate>,
+    app: App,
+    /// None while the call does without.
+    place: Mutex<Option<Place>>,
+}
+
+impl NodePlace {
+    /// Waits for something that may need a place of the node itself: gives this one up, and waits for one again.
+    pub(crate) async fn without<T>(&self, waited_for: impl Future<Output = T>) -> T {
+        drop(self.place.lock().take());
+        let done = waited_for.await;
+        let place = match self.gate.try_enter(self.app) {
+            Some(place) => place,
+            None => self.gate.enter(self.app).await,
+        };
+        *self.place.lock() = Some(place);
+        done
+    }
 }
 
 impl Function {
@@ -82,14 +105,15 @@ impl Function {
             }
         };
         let gate = &self.node.gate;
-        let _node = match gate.try_enter(self.app) {
+        let place = match gate.try_enter(self.app) {
             Some(place) => place,
             None => {
                 let _waiting = tab.wait();
                 gate.enter(self.app).await
             }
         };
-        Ok(Admitted { _function, _node })
+        let node = NodePlace { gate: gate.clone(), app: self.app, place: Mutex::new(Some(place)) };
+        Ok(Admitted { _function, node: Arc::new(node) })
     }
 
     /// Turns at the processors, for one call.

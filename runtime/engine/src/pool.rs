@@ -8,7 +8,7 @@
 //! What an instance is, is the trigger's business: [`Pooled`] says how one is made. Aggregates live in instances for
 //! longer than a call and share them; they have a pool of their own in `commands`, with the same admission.
 
-use crate::function::{Admitted, Function};
+use crate::function::{Admitted, Function, NodePlace};
 use crate::usage::{Tab, Work};
 use ebb_domain::port::guest::CallError;
 use futures_util::future::BoxFuture;
@@ -102,7 +102,7 @@ impl<I: Pooled> InstancePool<I> {
         let mut stock = self.stock.lock();
         stock.leased += 1;
         let instance = choose(&mut stock.idle).map(|(instance, _)| instance);
-        Lease { instance, pool: self.clone(), returned: false, _admitted: admitted }
+        Lease { instance, pool: self.clone(), returned: false, admitted }
     }
 }
 
@@ -158,10 +158,15 @@ pub(crate) struct Lease<I: Pooled> {
     pool: Arc<InstancePool<I>>,
     returned: bool,
     /// None for an instance that is made before anybody calls.
-    _admitted: Option<Admitted>,
+    admitted: Option<Admitted>,
 }
 
 impl<I: Pooled> Lease<I> {
+    /// The call's place of the node; none for an instance that nobody calls yet.
+    pub(crate) fn place(&self) -> Option<Arc<NodePlace>> {
+        self.admitted.as_ref().map(|admitted| admitted.node.clone())
+    }
+
     /// The call ended well: the instance may serve another, unless it has had its share of calls.
     pub(crate) fn give_back(mut self) {
         let reuse = self.pool.function.spec.instances.reuse.get();

@@ -50,6 +50,9 @@
 //! A **projection** turns events into rows of read models: see [`Projection`]. Each is a module of its own, a crate of
 //! type `cdylib` compiled for `wasm32-wasip2`; event types that several share are best kept in a small library crate.
 //!
+//! An **HTTP function** needs no SDK; what its manifest grants it of its own app comes with this one: [`commands`] sends
+//! commands, [`models`] reads rows.
+//!
 //! **Tests** run natively, with [`test`](mod@test): `given` events, `when` a command, `then` events.
 //!
 //! What the manifest calls the command `close-account` is the variant `CloseAccount` of the command enum; the event type
@@ -59,8 +62,10 @@
 //! the [`prelude`] has. A panic stops the call, is logged, and changes nothing.
 
 mod aggregate;
+pub mod commands;
 mod id;
 pub mod log;
+pub mod models;
 mod projection;
 mod refusal;
 mod rows;
@@ -73,6 +78,8 @@ mod bindings;
 mod guest;
 #[cfg(not(target_family = "wasm"))]
 mod memory;
+#[cfg(target_family = "wasm")]
+mod own_app;
 #[cfg(not(target_family = "wasm"))]
 pub mod test;
 

@@ -9,7 +9,7 @@ use wit_bindgen_rust::Opts;
 #[test]
 fn the_bindings_are_what_the_wit_files_give() {
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
-    for world in ["command", "projection"] {
+    for world in ["capabilities", "command", "projection"] {
         let generated = bindings(&here.join("../../wit"), world);
         let path = here.join("src/bindings").join(format!("{world}.rs"));
         if std::env::var_os("EBB_BLESS").is_some() {

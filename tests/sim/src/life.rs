@@ -178,6 +178,7 @@ fn start(world: &Arc<World>, db: &sled::Db, power: &Power) -> Result<(Arc<Steppe
     }
     let projections = Projections::start(ProjectionDeps {
         app: AppName::new("sim").expect("a name"),
+        own_app: std::sync::Weak::new(),
         log: log.log(),
         engine,
         stores: world.models.clone(),

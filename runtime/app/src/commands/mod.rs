@@ -14,9 +14,10 @@ mod state;
 mod tests;
 mod warm;
 
+pub use ebb_domain::commit::Precondition;
 pub use function::AggregateFunction;
 pub(crate) use function::list;
 pub use mailbox::CAPACITY as MAILBOX_CAPACITY;
-pub use request::{CommandError, CommandErrorKind, CommandReply, CommandRequest, Precondition, ReplyEvent};
+pub use request::{CommandError, CommandErrorKind, CommandReply, CommandRequest, ReplyEvent};
 pub use service::CommandService;
 pub use state::{MAX_EVENTS as STATE_MAX_EVENTS, PastState, StateError};

@@ -1,7 +1,7 @@
 //! What comes into the command path, and what goes out.
 
 use bytes::Bytes;
-use ebb_domain::commit::{CommandId, Commit, IdempotencyKey, Refusal};
+use ebb_domain::commit::{CommandId, Commit, IdempotencyKey, Precondition, Refusal};
 use ebb_domain::event::{EventId, Position, Revision};
 use ebb_domain::name::EventType;
 use ebb_domain::port::guest::CallError;
@@ -34,29 +34,6 @@ pub struct CommandRequest {
     pub causation_id: Option<Text>,
     /// W3C trace context.
     pub traceparent: Option<Text>,
-}
-
-/// A caller's condition on the stream.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Precondition {
-    /// Its last event has this revision (`If-Match: 3`).
-    Revision(Revision),
-    /// It has events (`If-Match: *`).
-    Exists,
-    /// It has none (`If-None-Match: *`).
-    Absent,
-}
-
-impl Precondition {
-    /// Whether it holds for a stream whose last event is `actual`.
-    #[must_use]
-    pub fn holds(self, actual: Option<Revision>) -> bool {
-        match self {
-            Self::Revision(revision) => actual == Some(revision),
-            Self::Exists => actual.is_some(),
-            Self::Absent => actual.is_none(),
-        }
-    }
 }
 
 /// An accepted command: durable, with everything that it was decided on.
@@ -254,6 +231,42 @@ fn show(actual: &Option<Revision>) -> String {
 }
 
 impl CommandErrorKind {
+    /// Stable, for programs; a refusal's is its module's.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::UnknownAggregate { .. } => "unknown_aggregate",
+            Self::UnknownCommand { .. } => "unknown_command",
+            Self::InvalidKey(_) => "invalid_key",
+            Self::Forbidden { .. } => "forbidden",
+            Self::NotJson(_) => "not_json",
+            Self::SchemaViolation(_) => "schema_violation",
+            Self::Conflict { .. } => "revision_conflict",
+            Self::KeyInFlight => "key_in_flight",
+            Self::KeyReused => "key_reused",
+            Self::Refused(_) => "refused",
+            Self::Throttled { .. } => "throttled",
+            Self::Module(error) => match error {
+                CallError::Trapped(_) => "module_trapped",
+                CallError::BadAnswer(_) => "module_bad_answer",
+                CallError::OutOfMemory { .. } => "module_out_of_memory",
+                CallError::OutOfCpu { .. } => "module_out_of_cpu",
+                CallError::OutOfTime { .. } => "out_of_time",
+                CallError::OutputTooLarge(_) => "module_output_too_large",
+                CallError::Overloaded { .. } => "overloaded",
+                CallError::InstanceLost | CallError::BadSnapshot(_) | CallError::Failed(_) => "internal",
+            },
+            Self::UndeclaredEvent { .. } => "undeclared_event",
+            Self::InvalidEvent { .. } => "invalid_event",
+            Self::OutputTooLarge(_) => "module_output_too_large",
+            Self::OutOfTime(_) => "out_of_time",
+            Self::Unavailable(_) => "unavailable",
+            Self::OutcomeUnknown(_) => "outcome_unknown",
+            Self::ShuttingDown => "shutting_down",
+            Self::Internal(_) => "internal",
+        }
+    }
+
     /// When it is worth trying again, if it is.
     #[must_use]
     pub fn retry_after(&self) -> Option<Duration> {

@@ -3,10 +3,11 @@
 //! [`super::service`]).
 
 use super::function::AggregateFunction;
-use super::request::{CommandErrorKind, CommandReply, Precondition, ReplyEvent};
+use super::request::{CommandErrorKind, CommandReply, ReplyEvent};
 use super::service::AggregateSlot;
 use super::warm::Warm;
 use bytes::Bytes;
+use ebb_domain::commit::Precondition;
 use ebb_domain::commit::{CommandId, Expected, IdempotencyKey, NewCommit, Outcome, RecordedCommand};
 use ebb_domain::event::{EventId, Position, Revision};
 use ebb_domain::name::CommandName;

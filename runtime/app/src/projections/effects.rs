@@ -22,7 +22,7 @@ use ebb_domain::manifest::{
 use ebb_domain::name::{AppName, ProjectionName};
 use ebb_domain::port::Future;
 use ebb_domain::port::guest::{
-    ApplyError, CallError, Engine, FunctionSpec, HttpCall, HttpFunction, ProjectionModule, SharedRows,
+    ApplyError, CallError, FunctionSpec, HttpCall, HttpFunction, ProjectionModule, SharedRows,
 };
 use ebb_domain::port::log::EventLog;
 use ebb_domain::text::Text;
@@ -33,9 +33,11 @@ use http_body_util::{BodyExt, Full, Limited};
 use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroUsize;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
-use super::service::ProjectionDeployment;
+use super::service::{ProjectionDeployment, ProjectionDeps};
+use crate::app::App;
+use crate::own_app::{CalledApp, Cause};
 
 /// What events are sent as.
 const BATCH: HeaderValue = HeaderValue::from_static("application/cloudevents-batch+json; charset=utf-8");
@@ -107,7 +109,7 @@ impl Effects {
     /// The function, to be called as a projection's module is.
     pub(super) fn module(
         &self,
-        engine: &dyn Engine,
+        deps: &ProjectionDeps,
         function: FunctionSpec,
         spec: &ProjectionSpec,
     ) -> Result<Arc<dyn ProjectionModule>, CallError> {
@@ -119,8 +121,9 @@ impl Effects {
         };
         Ok(Arc::new(Handler {
             app,
+            own_app: deps.own_app.clone(),
             name: spec.name.clone(),
-            function: engine.http(function, MAX_ANSWER)?,
+            function: deps.engine.http(function, MAX_ANSWER)?,
             at_once: spec.batch.max_events,
             lanes: spec.lanes,
             lane_by: spec.lane_by.clone(),
@@ -131,6 +134,7 @@ impl Effects {
 /// Gives events to a function.
 struct Handler {
     app: AppName,
+    own_app: Weak<App>,
     name: ProjectionName,
     function: Arc<dyn HttpFunction>,
     at_once: NonZeroUsize,
@@ -259,14 +263,26 @@ impl Handler {
     fn call(&self, events: &[&StoredEvent]) -> Result<HttpCall, CallError> {
         let documents: Vec<_> = events.iter().map(|event| event.cloud_event(&self.app)).collect();
         let body = serde_json::to_vec(&documents).map_err(|error| CallError::Failed(error.to_string()))?;
-        let correlation_id =
-            events.first().map_or_else(Text::default, |event| event.commit.correlation_id.clone());
+        // What it does belongs to the first of them; one that stands alone is what caused it.
+        let first = events.first().map(|event| &event.commit);
+        let causation_id = match events {
+            [event] => event.id().to_string().into(),
+            _ => format!("function.{}", self.name).into(),
+        };
+        let cause = Cause {
+            actor: format!("function:{}", self.name).into(),
+            correlation_id: first.map_or_else(Text::default, |commit| commit.correlation_id.clone()),
+            causation_id,
+            traceparent: first.and_then(|commit| commit.traceparent.clone()),
+        };
         let request = Request::post("http://localhost/")
             .header(CONTENT_TYPE, BATCH)
             .header(CONTENT_LENGTH, body.len())
+            .header("ebb-actor", &*cause.actor)
+            .header("ebb-correlation-id", &*cause.correlation_id)
             .body(Full::new(Bytes::from(body)).map_err(|never| match never {}).boxed_unsync());
         let request = request.map_err(|error| CallError::Failed(error.to_string()))?;
-        Ok(HttpCall { request, actor: format!("function:{}", self.name).into(), correlation_id })
+        Ok(HttpCall { request, app: Arc::new(CalledApp::new(self.own_app.clone(), cause)) })
     }
 }
 

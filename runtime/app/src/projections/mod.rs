@@ -31,7 +31,7 @@ mod window;
 
 pub use effects::Effects;
 pub use parking::{Retried, Seek, Skipped};
-pub use reader::{ModelReader, Waited};
+pub use reader::{ModelReader, NotFresh, Waited};
 pub use service::{ProjectionDeployment, ProjectionDeps, ProjectionError, Projections};
 pub use status::{Counters, Kind, ProjectionStatus, State, VersionStatus};
 

@@ -23,6 +23,30 @@ pub struct Waited {
     pub wanted: Position,
 }
 
+/// Why a model is not as fresh as a reader wants it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum NotFresh {
+    /// The log has never reached that position.
+    #[error("position {wanted} was asked for; the log ends at {end}")]
+    Unknown {
+        /// What was asked for.
+        wanted: Position,
+        /// Where the log ends.
+        end: Position,
+    },
+    /// It was waited for, and the wait is over.
+    #[error(transparent)]
+    Behind(#[from] Waited),
+    /// The rows may lack what an event at or below the position makes of them.
+    #[error("position {wanted} was asked for; an event at {parked} is parked")]
+    Parked {
+        /// What was asked for.
+        wanted: Position,
+        /// The first that is parked.
+        parked: Position,
+    },
+}
+
 /// Reads one model, always from the version that serves. Cheap to make.
 #[derive(Clone)]
 pub struct ModelReader {
@@ -103,6 +127,33 @@ impl ModelReader {
                     return Err(error);
                 }
             }
+        }
+    }
+
+    /// The end of the log.
+    #[must_use]
+    pub fn end(&self) -> Position {
+        self.durable.borrow().position
+    }
+
+    /// Waits until what is read shows every event up to a position.
+    ///
+    /// # Errors
+    /// It does not; see [`NotFresh`].
+    pub async fn be_fresh(
+        &self,
+        wanted: Position,
+        patience: Duration,
+        allow_parked: bool,
+    ) -> Result<(), NotFresh> {
+        let end = self.end();
+        if wanted > end {
+            return Err(NotFresh::Unknown { wanted, end });
+        }
+        self.wait_for(wanted, patience).await?;
+        match self.first_parked() {
+            Some(parked) if parked <= wanted && !allow_parked => Err(NotFresh::Parked { wanted, parked }),
+            _ => Ok(()),
         }
     }
 

@@ -7,6 +7,7 @@ use super::projector::{Projector, Runner};
 use super::reader::ModelReader;
 use super::status::{Kind, ProjectionStatus};
 use super::version::{self, Body, Program, Version};
+use crate::app::App;
 use ebb_domain::digest::Digest;
 use ebb_domain::event::Position;
 use ebb_domain::manifest::ProjectionSpec;
@@ -20,7 +21,7 @@ use ebb_domain::text::Text;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use parking_lot::{Mutex, RwLock};
 use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use thiserror::Error;
 use tokio::sync::{oneshot, watch};
 use tracing::{info, warn};
@@ -33,6 +34,8 @@ const SIDE_BY_SIDE: usize = 8;
 pub struct ProjectionDeps {
     /// Their app.
     pub app: AppName,
+    /// The same, as event functions reach it.
+    pub own_app: Weak<App>,
     /// Its log.
     pub log: Arc<dyn EventLog>,
     /// Guest code.
@@ -297,7 +300,7 @@ impl Projections {
         };
         let module = match &deployment.effects {
             None => self.deps.engine.projection(function),
-            Some(effects) => effects.module(&*self.deps.engine, function, spec),
+            Some(effects) => effects.module(&self.deps, function, spec),
         };
         let module =
             module.map_err(|error| ProjectionError::Module { projection: spec.name.clone(), error })?;

@@ -116,11 +116,15 @@ impl FileRef {
 
 /// What to write so that a function may import this.
 fn granting(import: &str) -> &'static str {
-    if import.starts_with("wasi:http/") {
+    if import.starts_with("ebbtide:functions/commands") {
+        "grant the aggregates that it sends commands to: capabilities = { commands = [\"…\"] }"
+    } else if import.starts_with("ebbtide:functions/models") {
+        "grant the models that it reads: capabilities = { models = [\"…\"] }"
+    } else if import.starts_with("wasi:http/") {
         "grant the hosts that it sends requests to: capabilities = { outbound-http = [\"api.example.org:443\"] }; or [], \
          if only its toolchain imports this"
     } else {
-        "take out what needs it: a function has WASI 0.2 and 0.3, and of our interfaces `log`"
+        "take out what needs it: a function has WASI 0.2 and 0.3, and of our interfaces `log`, `commands` and `models`"
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::{Allow, Batch, LaneBy, Retry, Source};
 use crate::limits::{InstancePolicy, Limits};
-use crate::name::FunctionName;
+use crate::name::{AggregateName, FunctionName, ModelName};
 use crate::outbound::Outbound;
 use crate::port::guest::Grants;
 use crate::route::Route;
@@ -188,6 +188,10 @@ pub struct Capabilities {
     /// Where it may send HTTP requests. With a list of nothing its module may import what sends requests, and each is
     /// denied: some toolchains import all that there is, used or not.
     pub outbound_http: Option<Outbound>,
+    /// Aggregates of the same app that it may send commands to. A list of nothing is as above.
+    pub commands: Option<BTreeSet<AggregateName>>,
+    /// Models of the same app that it may read. A list of nothing is as above.
+    pub models: Option<BTreeSet<ModelName>>,
     /// Environment variables.
     pub env: BTreeMap<Variable, String>,
 }
@@ -196,10 +200,26 @@ impl Capabilities {
     /// All of `env` together at most, in bytes.
     pub const MAX_ENV: usize = 64 << 10;
 
+    /// Whether it may send commands to an aggregate.
+    #[must_use]
+    pub fn may_send_to(&self, aggregate: &str) -> bool {
+        self.commands.as_ref().is_some_and(|granted| granted.contains(aggregate.as_bytes()))
+    }
+
+    /// Whether it may read a model.
+    #[must_use]
+    pub fn may_read(&self, model: &str) -> bool {
+        self.models.as_ref().is_some_and(|granted| granted.contains(model.as_bytes()))
+    }
+
     /// The interfaces that come with them.
     #[must_use]
     pub fn grants(&self) -> Grants {
-        Grants { outbound_http: self.outbound_http.is_some() }
+        Grants {
+            outbound_http: self.outbound_http.is_some(),
+            commands: self.commands.is_some(),
+            models: self.models.is_some(),
+        }
     }
 }
 

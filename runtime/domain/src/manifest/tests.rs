@@ -87,10 +87,12 @@ fn every_key_is_understood() {
     assert_eq!((http.route.as_str(), http.max_body, http.max_response), ("/hello/{name}", 64 << 10, 1 << 30));
     assert_eq!(http.methods.take("DELETE"), None);
     assert_eq!((hello.limits.wall, hello.limits.cpu), (Duration::from_secs(900), Duration::from_secs(30)));
-    let Capabilities { outbound_http, env } = &hello.capabilities;
+    let Capabilities { outbound_http, commands, models, env } = &hello.capabilities;
     let outbound_http = outbound_http.as_ref().unwrap();
     assert!(outbound_http.private && outbound_http.destinations.len() == 4);
     assert_eq!(env.len(), 1);
+    assert_eq!((commands.as_ref().map(|c| c.len()), models.as_ref().map(|m| m.len())), (Some(1), Some(1)));
+    assert!(hello.capabilities.may_send_to("order") && !hello.capabilities.may_send_to("orders"));
     let files = &manifest.functions["files".as_bytes()];
     assert_eq!((files.capabilities.grants(), files.instances), (Grants::default(), InstancePolicy::HTTP));
 }
@@ -247,6 +249,8 @@ fn a_list_of_no_hosts_lets_a_module_import_what_sends_requests() {
     let listed = with("capabilities = { outbound-http = [] }").capabilities;
     assert!(listed.grants().outbound_http && !listed.outbound_http.unwrap().names("example.org", 80));
     assert!(!with("capabilities = {}").capabilities.grants().outbound_http);
+    let listed = with("capabilities = { commands = [], models = [] }").capabilities;
+    assert!(listed.grants().commands && listed.grants().models && !listed.may_send_to("account"));
 }
 
 #[test]

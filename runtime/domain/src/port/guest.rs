@@ -3,6 +3,7 @@
 
 use super::Future;
 use super::models::Rows;
+use super::own_app::OwnApp;
 use crate::commit::CommandId;
 use crate::commit::Refusal;
 use crate::digest::Digest;
@@ -35,6 +36,10 @@ pub enum ModuleKind {
 pub struct Grants {
     /// Outgoing requests of `wasi:http`.
     pub outbound_http: bool,
+    /// `ebbtide:functions/commands`.
+    pub commands: bool,
+    /// `ebbtide:functions/models`.
+    pub models: bool,
 }
 
 /// Why a module was not accepted at deploy.
@@ -355,14 +360,11 @@ pub enum BodyError {
 
 /// A request for a function, as its guest sees it: nothing in it is hop-by-hop, and what the platform says in headers
 /// was said by nobody else.
-#[derive(Debug)]
 pub struct HttpCall {
     /// The request. Its URI is absolute.
     pub request: http::Request<HttpBody>,
-    /// Who sends it: what a guest does is done in this name.
-    pub actor: Text,
-    /// Ties everything that one outside cause led to.
-    pub correlation_id: Text,
+    /// The function's app, in the name of who sends the request.
+    pub app: Arc<dyn OwnApp>,
 }
 
 /// A deployed HTTP function.

@@ -3,6 +3,7 @@
 pub mod guest;
 pub mod log;
 pub mod models;
+pub mod own_app;
 pub mod storage;
 
 use crate::time::Timestamp;

@@ -1,6 +1,7 @@
 //! What an HTTP function is linked to: WASI 0.2 and 0.3 as they are, with real clocks and random bytes, no files and
 //! no sockets; and of what it must be granted, what it was granted.
 
+use super::own_app;
 use super::state::State;
 use crate::host;
 use ebb_domain::port::guest::Grants;
@@ -18,6 +19,8 @@ const PACKAGES: &[&str] =
 pub(crate) fn interfaces(interface: &str, grants: Grants) -> bool {
     match interface {
         "wasi:http/types" | "ebbtide:functions/log" => true,
+        "ebbtide:functions/commands" => grants.commands,
+        "ebbtide:functions/models" => grants.models,
         "wasi:http/outgoing-handler" | "wasi:http/client" => grants.outbound_http,
         other => PACKAGES.iter().any(|package| other.starts_with(package)),
     }
@@ -34,6 +37,12 @@ pub(crate) fn linker(engine: &Engine, grants: Grants) -> Result<Linker<State>> {
     if grants.outbound_http {
         p2::bindings::http::outgoing_handler::add_to_linker::<_, WasiHttp>(&mut linker, State::http)?;
         p3::bindings::http::client::add_to_linker::<_, WasiHttp>(&mut linker, State::http)?;
+    }
+    if grants.commands {
+        own_app::add_commands(&mut linker)?;
+    }
+    if grants.models {
+        own_app::add_models(&mut linker)?;
     }
     host::add_log(&mut linker, State::output)?;
     Ok(linker)

@@ -9,12 +9,13 @@
 mod body;
 mod link;
 mod outgoing;
+mod own_app;
 mod state;
 
 pub(crate) use link::{interfaces, linker, proxy};
 pub(crate) use state::State;
 
-use crate::function::overloaded;
+use crate::function::{NodePlace, overloaded};
 use crate::live::explain;
 use crate::meter::Metered;
 use crate::module::{Form, Loaded};
@@ -25,6 +26,7 @@ use ebb_domain::port::Future;
 use ebb_domain::port::guest::{CallError, HttpBody, HttpCall, HttpFunction, Lack};
 use futures_channel::oneshot;
 use http_body_util::BodyExt as _;
+use own_app::Calling;
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
@@ -94,7 +96,8 @@ async fn drive(
     let mut lease = pool.take(tab).await?;
     // Dropped before the lease, on whatever way out: the body learns of a failure before its other end is gone.
     let unfinished = ending.unless_finished();
-    match lease.call(Work::new(pool.function(), tab), call, sender, ending).await {
+    let place = lease.place();
+    match lease.call(Work::new(pool.function(), tab), call, place, sender, ending).await {
         Ok(()) => {
             unfinished.finished();
             lease.give_back();
@@ -142,7 +145,7 @@ impl HttpInstance {
             return Err(CallError::Failed("the module is of another kind".into()).into());
         };
         let mut store = state::store(work.function)?;
-        store.data_mut().begin();
+        store.data_mut().begin(None);
         store.set_epoch_deadline(1);
         let made = metered(work, &mut store, async |store| pre.instantiate_async(store).await).await;
         match made {
@@ -157,13 +160,15 @@ impl HttpInstance {
         &mut self,
         work: Work<'_>,
         call: HttpCall,
+        place: Option<Arc<NodePlace>>,
         sender: oneshot::Sender<Answer>,
         ending: &Ending,
     ) -> Result<(), CallError> {
         self.calls = self.calls.saturating_add(1);
-        self.store.data_mut().begin();
+        let HttpCall { request, app } = call;
+        self.store.data_mut().begin(place.map(|place| Calling { app, place }));
         self.store.set_epoch_deadline(1);
-        let request = call.request.map(body::request);
+        let request = request.map(body::request);
         let proxy = &self.proxy;
         let called = metered(work, &mut self.store, async |store| match proxy {
             Proxy::P2(guest) => {

@@ -1,11 +1,13 @@
 //! What belongs to one instance of an HTTP function.
 
 use super::outgoing::Outgoing;
+use super::own_app::Calling;
 use crate::function::Function;
 use crate::host::output::{Output, Stream};
 use crate::host::wasi::Lines;
 use crate::host::{self, Memory, RESOURCES};
 use crate::meter::Meter;
+use ebb_domain::manifest::Capabilities;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -26,6 +28,9 @@ pub(crate) struct State {
     wasi: WasiCtx,
     http: WasiHttpCtx,
     outgoing: Outgoing,
+    capabilities: Arc<Capabilities>,
+    /// None while the instance is being made, and between calls.
+    calling: Option<Calling>,
     output: Output,
     memory: Memory,
     pub(super) meter: Arc<Meter>,
@@ -50,6 +55,8 @@ pub(super) fn store(function: &Function) -> Result<Store<State>> {
         wasi: wasi.build(),
         http: WasiHttpCtx::new(),
         outgoing: Outgoing::new(spec.capabilities.clone()),
+        capabilities: spec.capabilities.clone(),
+        calling: None,
         output,
         memory: Memory::new(function, meter.clone()),
         meter,
@@ -62,14 +69,26 @@ pub(super) fn store(function: &Function) -> Result<Store<State>> {
 
 impl State {
     /// A call begins.
-    pub(super) fn begin(&mut self) {
+    pub(super) fn begin(&mut self, calling: Option<Calling>) {
+        self.calling = calling;
         self.output.begin();
         self.meter.begin();
     }
 
     /// A call has ended.
     pub(super) fn end(&mut self) {
+        self.calling = None;
         self.output.end();
+    }
+
+    /// What its function was granted.
+    pub(super) fn capabilities(&self) -> &Capabilities {
+        &self.capabilities
+    }
+
+    /// The call that runs.
+    pub(super) fn calling(&self) -> Option<&Calling> {
+        self.calling.as_ref()
     }
 
     /// What a panic of this call said.

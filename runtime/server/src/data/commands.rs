@@ -18,7 +18,6 @@ use crate::metrics::CommandOutcome;
 use bytes::Bytes;
 use ebb_app::commands::{CommandError, CommandErrorKind, CommandReply, CommandRequest, Precondition};
 use ebb_domain::commit::{CommandId, Commit, IdempotencyKey, Refusal};
-use ebb_domain::digest::Digest;
 use ebb_domain::event::{Revision, is_json};
 use ebb_domain::port::guest::CallError;
 use ebb_domain::text::Text;
@@ -50,18 +49,7 @@ impl DataPlane {
         }
         let key_header = idempotency_key(headers)?;
         let data = body.read(self.limits.body, self.limits.body_timeout).await?;
-        // Over what the request means, so that the same command under the app's host name and under `/apps/{app}`
-        // is the same request.
-        let idempotency = key_header.map(|text| IdempotencyKey {
-            key: text,
-            request: Digest::of_parts([
-                b"POST".as_slice(),
-                aggregate.as_bytes(),
-                key.as_bytes(),
-                command.as_bytes(),
-                &data,
-            ]),
-        });
+        let idempotency = key_header.map(|text| IdempotencyKey::new(text, &aggregate, &key, &command, &data));
         let request = CommandRequest {
             aggregate: aggregate.into_owned(),
             key: key.into_owned(),
@@ -197,8 +185,7 @@ fn idempotency_key(headers: &HeaderMap) -> Result<Option<Text>, Problem> {
         [b'"', inner @ .., b'"'] if !inner.is_empty() => inner,
         _ => bytes,
     };
-    let visible = key.iter().all(u8::is_ascii_graphic);
-    if !visible || !(1..=255).contains(&key.len()) {
+    if !IdempotencyKey::is_valid(key) {
         return Err(BAD_HEADER.detail("`Idempotency-Key` takes 1 to 255 visible ASCII characters"));
     }
     Ok(Some(Text::from_utf8(Bytes::copy_from_slice(key)).expect("ASCII is UTF-8")))
@@ -259,7 +246,7 @@ fn id(headers: &HeaderMap, name: &str) -> Result<Option<Text>, Problem> {
 
 /// A trace context that is not well formed is left out, as the standard says (W3C Trace Context, section 4.3): it
 /// must never fail a request.
-fn traceparent(headers: &HeaderMap) -> Option<Text> {
+pub(super) fn traceparent(headers: &HeaderMap) -> Option<Text> {
     let text = headers.get("traceparent")?.to_str().ok()?;
     let fields: Vec<&str> = text.split('-').collect();
     let hex = |field: &str, length| {
@@ -426,6 +413,44 @@ mod tests {
             &good.to_uppercase(),
         ] {
             assert_eq!(traceparent(&headers(&[("traceparent", wrong)])), None, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_function_that_sends_a_command_gets_the_code_that_an_http_caller_gets() {
+        use CommandErrorKind as Kind;
+        let text = String::new;
+        let limit = std::time::Duration::ZERO;
+        let lack = ebb_domain::port::guest::Lack::Queue(1);
+        for kind in [
+            Kind::UnknownAggregate { aggregate: text(), known: text() },
+            Kind::UnknownCommand { aggregate: text(), command: text(), known: text() },
+            Kind::InvalidKey(ebb_domain::stream::StreamKey::new("").unwrap_err()),
+            Kind::Forbidden { actor: Text::from_static("a"), aggregate: text() },
+            Kind::NotJson(text()),
+            Kind::SchemaViolation(Vec::new()),
+            Kind::Conflict { actual: None },
+            Kind::KeyInFlight,
+            Kind::KeyReused,
+            Kind::Throttled { retry_after: limit },
+            Kind::Module(CallError::Trapped(text())),
+            Kind::Module(CallError::BadAnswer(text())),
+            Kind::Module(CallError::OutOfMemory { limit_bytes: 1 }),
+            Kind::Module(CallError::OutOfCpu { limit }),
+            Kind::Module(CallError::OutOfTime { limit }),
+            Kind::Module(CallError::OutputTooLarge(text())),
+            Kind::Module(CallError::Overloaded { lack, retry_after: limit }),
+            Kind::Module(CallError::Failed(text())),
+            Kind::UndeclaredEvent { event_type: text(), aggregate: text() },
+            Kind::InvalidEvent { event_type: text(), problem: text() },
+            Kind::OutputTooLarge(text()),
+            Kind::OutOfTime(limit),
+            Kind::Unavailable(text()),
+            Kind::OutcomeUnknown(text()),
+            Kind::ShuttingDown,
+            Kind::Internal(text()),
+        ] {
+            assert_eq!(kind.code(), kind_problem(kind.clone()).kind().code, "{kind:?}");
         }
     }
 

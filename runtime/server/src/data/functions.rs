@@ -4,7 +4,7 @@
 //! `Ebb-Correlation-Id`, and `Ebb-Param-…` for each parameter of its route.
 
 use super::DataPlane;
-use super::commands::{correlation_id, module_problem};
+use super::commands::{correlation_id, module_problem, traceparent};
 use crate::auth::authorize;
 use crate::http::body::{Overrun, RequestBody};
 use crate::http::cors::{Origin, authority};
@@ -12,6 +12,7 @@ use crate::http::problem::{BAD_PATH, METHOD_NOT_ALLOWED, ORIGIN_NOT_ALLOWED, Pro
 use crate::http::reply::{Reply, streamed};
 use ebb_app::app::App;
 use ebb_app::functions::{HttpEndpoint, Routed};
+use ebb_app::own_app::{CalledApp, Cause};
 use ebb_domain::manifest::function::{HttpMethod, Taken};
 use ebb_domain::port::guest::{CallError, HttpCall};
 use ebb_domain::text::Text;
@@ -87,7 +88,13 @@ impl DataPlane {
             parameters: &parameters,
         };
         *request.headers_mut() = told.headers(headers, parts.uri.path(), path, self.auth.is_configured());
-        let call = HttpCall { request, actor, correlation_id };
+        let cause = Cause {
+            actor,
+            correlation_id,
+            causation_id: format!("function.{}", endpoint.name).into(),
+            traceparent: traceparent(request.headers()),
+        };
+        let call = HttpCall { request, app: Arc::new(CalledApp::new(Arc::downgrade(app), cause)) };
         let answered = endpoint.function.call(call).await;
         finish(answered, &overrun, &endpoint, head)
     }

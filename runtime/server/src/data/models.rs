@@ -9,7 +9,7 @@ use crate::http::problem::{
 };
 use crate::http::reply::{EBB_LAG, EBB_PARKED, EBB_POSITION, Reply, json, number};
 use crate::http::target::{parameters, segment, shorten};
-use ebb_app::projections::ModelReader;
+use ebb_app::projections::{ModelReader, NotFresh};
 use ebb_domain::event::Position;
 use ebb_domain::model::row_json;
 use ebb_domain::name::ModelName;
@@ -64,23 +64,20 @@ impl DataPlane {
     /// Waits until the model is as fresh as the request wants it; gives the log's end when the request came.
     async fn be_fresh(&self, call: &Call<'_>, reader: &ModelReader) -> Result<Position, Problem> {
         let asked = Freshness::of(&call.parts.headers, self.limits.wait)?;
-        let end = call.app.log().durable().borrow().position;
+        let end = reader.end();
         let Some(after) = asked.after else { return Ok(end) };
-        if after > end {
-            return Err(super::events::unknown_position(after, end));
-        }
-        reader.wait_for(after, asked.wait).await.map_err(|waited| {
-            let problem = PROJECTION_BEHIND.detail(waited.to_string()).with("position", waited.mark.0);
-            problem.retry_after(Duration::from_secs(1))
-        })?;
-        match reader.first_parked() {
-            Some(parked) if parked <= after && !asked.allow_parked => {
-                let detail = format!("position {after} was asked for; an event at {parked} is parked");
-                let problem = PROJECTION_PARKED.detail(detail).with("position", parked.0);
-                Err(problem.retry_after(Duration::from_secs(5)))
+        let fresh = reader.be_fresh(after, asked.wait, asked.allow_parked).await;
+        fresh.map(|()| end).map_err(|stale| match stale {
+            NotFresh::Unknown { wanted, end } => super::events::unknown_position(wanted, end),
+            NotFresh::Behind(waited) => {
+                let problem = PROJECTION_BEHIND.detail(waited.to_string()).with("position", waited.mark.0);
+                problem.retry_after(Duration::from_secs(1))
             }
-            _ => Ok(end),
-        }
+            NotFresh::Parked { parked, .. } => {
+                let problem = PROJECTION_PARKED.detail(stale.to_string()).with("position", parked.0);
+                problem.retry_after(Duration::from_secs(5))
+            }
+        })
     }
 }
 

@@ -10,19 +10,12 @@ use crate::http::target::{Parameter, shorten};
 use ebb_domain::model::{ColumnType, Comparison, Condition, ModelSchema, OrderBy, Query, Value};
 use ebb_domain::name::ColumnName;
 
-/// Rows of a page where nobody says.
-const DEFAULT_LIMIT: usize = 100;
-/// Rows of a page at most.
-const MAX_LIMIT: usize = 1000;
-/// Conditions of a query at most: the store binds each of them.
-const MAX_CONDITIONS: usize = 50;
-
 /// The query, and the cursor that came with it, not opened yet.
 pub(crate) fn parse_query(
     schema: &ModelSchema,
     parameters: &[Parameter<'_>],
 ) -> Result<(Query, Option<String>), Problem> {
-    let mut query = Query { limit: DEFAULT_LIMIT, ..Query::default() };
+    let mut query = Query { limit: Query::DEFAULT_LIMIT, ..Query::default() };
     let (mut order, mut limit, mut cursor) = (None, None, None);
     for (name, value) in parameters {
         let once = match &**name {
@@ -38,8 +31,8 @@ pub(crate) fn parse_query(
             return Err(BAD_QUERY.detail(format!("`{name}` is there twice")));
         }
     }
-    if query.conditions.len() > MAX_CONDITIONS {
-        return Err(BAD_QUERY.detail(format!("a query has at most {MAX_CONDITIONS} conditions")));
+    if query.conditions.len() > Query::MAX_CONDITIONS {
+        return Err(BAD_QUERY.detail(format!("a query has at most {} conditions", Query::MAX_CONDITIONS)));
     }
     if let Some(order) = order {
         query.order = parse_order(schema, order)?;
@@ -52,14 +45,15 @@ pub(crate) fn parse_query(
 
 /// `limit`, from 1 to 1,000.
 pub(crate) fn parse_limit(text: &str) -> Result<usize, Problem> {
-    text.parse().ok().filter(|limit| (1..=MAX_LIMIT).contains(limit)).ok_or_else(|| {
-        BAD_QUERY.detail(format!("`limit` is `{}`; it takes a number from 1 to {MAX_LIMIT}", shorten(text)))
+    text.parse().ok().filter(|limit| (1..=Query::MAX_LIMIT).contains(limit)).ok_or_else(|| {
+        let (text, most) = (shorten(text), Query::MAX_LIMIT);
+        BAD_QUERY.detail(format!("`limit` is `{text}`; it takes a number from 1 to {most}"))
     })
 }
 
 /// `limit` where it may be left out.
 pub(crate) const fn default_limit() -> usize {
-    DEFAULT_LIMIT
+    Query::DEFAULT_LIMIT
 }
 
 fn condition(schema: &ModelSchema, name: &str, text: &str) -> Result<Condition, Problem> {

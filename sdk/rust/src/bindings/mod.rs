@@ -4,6 +4,8 @@
 #![allow(warnings, clippy::all, unsafe_code)]
 
 #[rustfmt::skip]
+pub mod capabilities;
+#[rustfmt::skip]
 pub mod command;
 #[rustfmt::skip]
 pub mod projection;

@@ -145,6 +145,7 @@ fn projections(
 ) -> Projections {
     Projections::start(ProjectionDeps {
         app: AppName::new("bank").unwrap(),
+        own_app: std::sync::Weak::new(),
         log: log.clone(),
         engine: engine.clone(),
         stores: models.clone(),

@@ -10,7 +10,7 @@ use crate::manifest::function::{
 use crate::manifest::problem::{ProblemKind, short, suggestion};
 use crate::manifest::reader::{Field, Section, list};
 use crate::manifest::{LaneBy, ProjectionSpec};
-use crate::name::{FunctionName, ProjectionName};
+use crate::name::{AggregateName, FunctionName, InvalidName, ModelName, ProjectionName};
 use crate::outbound::{Destination, Outbound};
 use crate::port::guest::ModuleKind;
 use crate::route::Route;
@@ -237,15 +237,39 @@ impl<'a> Walk<'a> {
         let Some(section) = self.reader.table(field) else { return Capabilities::default() };
         for later in section.fields().filter(|field| keys::LATER_CAPABILITIES.contains(&field.name)) {
             let message = format!("`{}` is not available in this version of Ebbtide", later.key);
-            let hint =
-                "a function can send HTTP requests (`outbound-http`) and have variables (`env`)".to_owned();
+            let hint = "there are `outbound-http`, `commands`, `models` and `env`".to_owned();
             self.reader.report(ProblemKind::Unavailable, later.key_at, later.key, message, hint);
         }
         let known: Vec<&str> = keys::CAPABILITIES.iter().chain(keys::LATER_CAPABILITIES).copied().collect();
         self.reader.check_keys(&section, &known);
         let outbound_http = section.get("outbound-http").map(|f| self.outbound(&f));
         let env = section.get("env").map(|f| self.env(&f)).unwrap_or_default();
-        Capabilities { outbound_http, env }
+        let (aggregates, names) = (self.names.aggregates.clone(), self.names.models.clone());
+        let commands = section.get("commands");
+        let commands = commands.map(|f| self.granted(&f, "aggregate", &aggregates, AggregateName::new));
+        let models = section.get("models");
+        let models = models.map(|f| self.granted(&f, "model", &names, ModelName::new));
+        Capabilities { outbound_http, commands, models, env }
+    }
+
+    /// Names of this manifest that a function may use.
+    fn granted<N: Ord>(
+        &mut self,
+        field: &Field<'a>,
+        what: &str,
+        known: &BTreeSet<&'a str>,
+        check: impl Fn(&'a str) -> Result<N, InvalidName>,
+    ) -> BTreeSet<N> {
+        let mut granted = BTreeSet::new();
+        for (element, name) in self.reader.texts(field).unwrap_or_default() {
+            if known.contains(name) {
+                granted.extend(check(name));
+            } else {
+                let otherwise = format!("declare it: `[{what}.{}]`", short(name));
+                self.reader.unknown_name(&element, what, name, known.iter().copied(), &otherwise);
+            }
+        }
+        granted
     }
 
     fn outbound(&mut self, field: &Field<'a>) -> Outbound {
