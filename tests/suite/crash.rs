@@ -63,7 +63,8 @@ fn read_witness(file: &Path) -> Vec<Acknowledged> {
 }
 
 async fn position(node: &Node) -> u64 {
-    node.control.get("/apps/flights").await.ok()["position"].as_u64().expect("an app has a position")
+    // Where a log ends after a crash is known when it has been opened.
+    eventually("a position", async || node.control.get("/apps/flights").await.ok()["position"].as_u64()).await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -197,7 +197,13 @@ async fn what_is_deployed_is_deployed_after_a_restart() {
             assert_eq!(node.stop().await, Some(0));
         }
         node.start().await;
-        let after = node.control.get("/apps").await.ok();
+        // After a crash where a log ends is known when it has been opened, which is soon.
+        let after = eventually("apps with positions", async || {
+            let after = node.control.get("/apps").await.ok();
+            let is_known = after["apps"].as_array().unwrap().iter().all(|app| app["position"].is_u64());
+            is_known.then_some(after)
+        })
+        .await;
         assert_eq!(after["apps"].as_array().unwrap().len(), 2);
         for (was, is) in before["apps"].as_array().unwrap().iter().zip(after["apps"].as_array().unwrap()) {
             assert_eq!(

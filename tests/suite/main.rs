@@ -15,6 +15,7 @@ mod faults;
 mod flights;
 mod functions;
 mod hostile;
+mod idle;
 mod languages;
 mod own_app;
 mod page;

@@ -1,54 +1,89 @@
-//! One deployed app: its log, its command path, its projections, and what is deployed of it.
+//! One deployed app, open: its log, its command path, its projections, and what is deployed of it.
 
 use crate::commands::{
     AggregateFunction, CommandError, CommandReply, CommandRequest, CommandService, StateError,
 };
-use crate::deploy::{Checked, DeployError, Deployment, Functions, functions};
+use crate::deploy::{DeployError, Deployment, Release};
 use crate::functions::HttpRoutes;
 use crate::node::NodeDeps;
-use crate::projections::{ProjectionDeps, Projections};
+use crate::projections::{
+    LazyProjections, ModelReader, ProjectionDeps, ProjectionError, ProjectionStatus, Projections, State,
+};
+use ebb_domain::event::Position;
 use ebb_domain::manifest::Manifest;
-use ebb_domain::name::AppName;
-use ebb_domain::port::log::EventLog;
-use ebb_domain::port::storage::Snapshots;
+use ebb_domain::name::{AppName, ModelName};
+use ebb_domain::port::guest::Engine;
+use ebb_domain::port::log::{Durable, EventLog};
+use ebb_domain::port::storage::{Snapshots, StorageError};
 use parking_lot::RwLock;
 use std::sync::Arc;
-use tokio::sync::Semaphore;
+use tokio::sync::{OnceCell, Semaphore};
+use tracing::{error, warn};
 
 /// States that are folded at once to be looked at: each takes an instance.
 const FOLDING: usize = 4;
 
-/// One deployed app.
+/// One deployed app that is open. Whoever uses it holds it, and nobody closes it meanwhile unless it is removed or the
+/// node shuts down.
 pub struct App {
     name: AppName,
     log: Arc<dyn EventLog>,
     commands: CommandService,
-    projections: Projections,
+    projections: LazyProjections,
     deps: NodeDeps,
     serving: RwLock<Serving>,
     replaying: tokio::sync::Mutex<()>,
     folding: Semaphore,
 }
 
-/// What a deployment needs, all of which may fail: got before the deployment is recorded.
-pub(crate) struct Prepared {
-    pub(crate) log: Arc<dyn EventLog>,
-    pub(crate) snapshots: Arc<dyn Snapshots>,
-    pub(crate) functions: Functions,
+/// What of an app is on disk, opened. It may fail, so a deployment gets it before it is recorded.
+pub(crate) struct Opened {
+    log: Arc<dyn EventLog>,
+    snapshots: Arc<dyn Snapshots>,
+    /// Where the app was put to rest, if it was, and nothing has happened since.
+    rest: Option<Durable>,
 }
 
-impl Prepared {
-    /// Opens an app's log, and makes the functions of a deployment.
-    pub(crate) async fn new(deps: &NodeDeps, app: &AppName, checked: &Checked) -> Result<Self, DeployError> {
-        let functions = functions(&deps.engine, checked)?;
+impl Opened {
+    pub(crate) async fn open(deps: &NodeDeps, app: &AppName) -> Result<Self, DeployError> {
+        // Both wait for the disk, and not for each other.
+        let note = {
+            let (storage, app) = (deps.storage.clone(), app.clone());
+            tokio::task::spawn_blocking(move || {
+                let rest = storage.rest(&app)?;
+                if rest.is_some() {
+                    // Before anything can be appended: after a crash the app is opened without being asked for.
+                    storage.note_rest(&app, None)?;
+                }
+                Ok::<_, StorageError>(rest)
+            })
+        };
+        let log = {
+            let (storage, app) = (deps.storage.clone(), app.clone());
+            tokio::task::spawn_blocking(move || {
+                let log = storage.open_log(&app).map_err(|error| DeployError::LogClosed(error.0))?;
+                Ok::<_, DeployError>((log, storage.snapshots(&app)?))
+            })
+        };
+        let failed = |error: tokio::task::JoinError| DeployError::Unavailable(error.to_string());
+        let (note, log) = tokio::join!(note, log);
+        let (log, snapshots) = log.map_err(failed)??;
+        let rest = note.map_err(failed)??.filter(|rest| *rest == *log.durable().borrow());
+        Ok(Self { log, snapshots, rest })
+    }
+
+    /// Closes it as it was found.
+    pub(crate) async fn close(self, deps: &NodeDeps, app: &AppName) {
         let (storage, app) = (deps.storage.clone(), app.clone());
-        let opened = tokio::task::spawn_blocking(move || {
-            let log = storage.open_log(&app).map_err(|error| DeployError::LogClosed(error.0))?;
-            Ok::<_, DeployError>((log, storage.snapshots(&app)?))
+        let closed = tokio::task::spawn_blocking(move || {
+            if self.log.close().is_some() && self.rest.is_some() {
+                storage.note_rest(&app, self.rest)?;
+            }
+            Ok::<_, StorageError>(())
         });
-        let (log, snapshots) =
-            opened.await.map_err(|error| DeployError::Unavailable(error.to_string()))??;
-        Ok(Self { log, snapshots, functions })
+        if let Ok(Err(error)) = closed.await {
+            warn!(%error, "not noted as at rest; the next start opens it");
+        }
     }
 }
 
@@ -57,29 +92,70 @@ impl Prepared {
 struct Serving {
     manifest: Arc<Manifest>,
     deployment: Arc<Deployment>,
-    openapi: Arc<serde_json::Value>,
+    openapi: Arc<OnceCell<Arc<serde_json::Value>>>,
     http: Arc<HttpRoutes>,
+    release: Release,
+}
+
+impl Serving {
+    fn new(deployment: Arc<Deployment>, release: Release, engine: &Arc<dyn Engine>) -> Self {
+        let http = Arc::new(release.http(engine));
+        Self { manifest: release.manifest.clone(), deployment, openapi: Arc::default(), http, release }
+    }
+}
+
+/// How an app was left when it was closed.
+pub(crate) struct Left {
+    /// The log's end, if nothing is in doubt.
+    pub end: Option<Durable>,
+    /// How its projections were doing.
+    pub projections: Vec<ProjectionStatus>,
+    /// Nothing is left to do that nobody has to ask for.
+    pub is_at_rest: bool,
 }
 
 impl App {
-    /// Serves a deployment of an app.
+    /// Serves a deployment that is new: when this returns, its projections run.
+    pub(crate) async fn deploy(
+        deps: NodeDeps,
+        deployment: Arc<Deployment>,
+        release: Release,
+        opened: Opened,
+    ) -> Result<Arc<Self>, DeployError> {
+        let app = Self::new(deps, deployment.clone(), release.clone(), opened);
+        match app.swap(deployment, release).await {
+            Ok(()) => Ok(app),
+            Err(error) => {
+                app.close().await;
+                Err(error)
+            }
+        }
+    }
+
+    /// Serves a deployment again: its commands at once, its projections from when they are needed.
     pub(crate) async fn open(
         deps: NodeDeps,
-        deployment: Deployment,
-        checked: &Checked,
-        prepared: Prepared,
-    ) -> Result<Arc<Self>, DeployError> {
+        deployment: Arc<Deployment>,
+        release: Release,
+        opened: Opened,
+    ) -> Arc<Self> {
+        let projections = release.projections();
+        let keep_ready = projections.iter().any(|projection| projection.spec.instances.warm > 0);
+        let rest = opened.rest.map(|rest| rest.position).filter(|_| !keep_ready);
+        let app = Self::new(deps, deployment, release.clone(), opened);
+        app.commands.deploy(release.aggregates(&app.deps.engine));
+        app.make_ready();
+        app.projections.deploy_later(projections, rest).await;
+        app
+    }
+
+    fn new(deps: NodeDeps, deployment: Arc<Deployment>, release: Release, opened: Opened) -> Arc<Self> {
+        let Opened { log, snapshots, .. } = opened;
         let name = deployment.app.clone();
-        let Prepared { log, snapshots, functions } = prepared;
         let commands = CommandService::new(log.clone(), snapshots);
-        let serving = Serving {
-            manifest: Arc::new(checked.manifest.clone()),
-            deployment: Arc::new(deployment),
-            openapi: Arc::default(),
-            http: Arc::default(),
-        };
-        let app = Arc::new_cyclic(|own_app| Self {
-            projections: Projections::start(ProjectionDeps {
+        let serving = RwLock::new(Serving::new(deployment, release, &deps.engine));
+        Arc::new_cyclic(|own_app| Self {
+            projections: LazyProjections::new(ProjectionDeps {
                 app: name.clone(),
                 own_app: own_app.clone(),
                 log: log.clone(),
@@ -91,13 +167,10 @@ impl App {
             log,
             commands,
             deps,
-            serving: RwLock::new(serving),
+            serving,
             replaying: Default::default(),
             folding: Semaphore::new(FOLDING),
-        });
-        let deployment = app.deployment();
-        app.swap(deployment, checked, functions).await?;
-        Ok(app)
+        })
     }
 
     /// Serves another deployment from now on. Commands under way finish as they began; a changed projection is built
@@ -105,21 +178,29 @@ impl App {
     pub(crate) async fn swap(
         &self,
         deployment: Arc<Deployment>,
-        checked: &Checked,
-        functions: Functions,
+        release: Release,
     ) -> Result<(), DeployError> {
         self.projections
-            .deploy(functions.projections)
+            .deploy(release.projections())
             .await
             .map_err(|error| DeployError::Unavailable(error.to_string()))?;
-        self.commands.deploy(functions.aggregates);
-        *self.serving.write() = Serving {
-            manifest: Arc::new(checked.manifest.clone()),
-            deployment,
-            openapi: Arc::new(functions.openapi),
-            http: Arc::new(functions.http),
-        };
+        self.commands.deploy(release.aggregates(&self.deps.engine));
+        *self.serving.write() = Serving::new(deployment, release, &self.deps.engine);
+        self.make_ready();
         Ok(())
+    }
+
+    /// Makes the functions that keep instances ready, which others are by their first call. The engine does the rest.
+    fn make_ready(&self) {
+        let told =
+            |error: &dyn std::fmt::Display| warn!(%error, "not made ready; its first call tries again");
+        for function in self.commands.kept_ready() {
+            tokio::spawn(async move { function.get().await.inspect_err(|error| told(error)) });
+        }
+        for endpoint in self.http_routes().kept_ready() {
+            let endpoint = endpoint.clone();
+            tokio::spawn(async move { endpoint.function().await.inspect_err(|error| told(error)) });
+        }
     }
 
     /// Its name.
@@ -134,21 +215,27 @@ impl App {
         self.serving.read().manifest.clone()
     }
 
-    /// Whether requests for this host are for this app. Asked for every request without `/apps`.
-    pub(crate) fn has_host(&self, host: &str) -> bool {
-        self.serving.read().manifest.hosts.iter().any(|own| own.eq_ignore_ascii_case(host))
-    }
-
     /// The deployment that serves.
     #[must_use]
     pub fn deployment(&self) -> Arc<Deployment> {
         self.serving.read().deployment.clone()
     }
 
+    pub(crate) fn release(&self) -> Release {
+        self.serving.read().release.clone()
+    }
+
     /// What it offers, as OpenAPI.
-    #[must_use]
-    pub fn openapi(&self) -> Arc<serde_json::Value> {
-        self.serving.read().openapi.clone()
+    ///
+    /// # Errors
+    /// A file of the deployment can't be read.
+    pub async fn openapi(&self) -> Result<Arc<serde_json::Value>, DeployError> {
+        let Serving { openapi, release, .. } = self.serving.read().clone();
+        let make = async || {
+            let made = tokio::task::spawn_blocking(move || release.openapi()).await;
+            made.map_err(|error| DeployError::Unavailable(error.to_string()))?.map(Arc::new)
+        };
+        openapi.get_or_try_init(make).await.cloned()
     }
 
     /// Its HTTP functions. Requests under way finish with the deployment that they began with.
@@ -163,10 +250,26 @@ impl App {
         &self.log
     }
 
-    /// Its projections.
+    /// Its projections, running.
+    ///
+    /// # Errors
+    /// They can't be started now.
+    pub async fn projections(&self) -> Result<&Projections, ProjectionError> {
+        self.projections.running().await
+    }
+
+    /// How its projections are doing, by name. Starts none, and waits for none.
     #[must_use]
-    pub fn projections(&self) -> &Projections {
-        &self.projections
+    pub fn projection_status(&self) -> Vec<ProjectionStatus> {
+        self.projections.status()
+    }
+
+    /// A reader of a model; none if no projection writes it.
+    ///
+    /// # Errors
+    /// The projections can't be started now.
+    pub async fn model(&self, model: &ModelName) -> Result<Option<ModelReader>, ProjectionError> {
+        self.projections.model(model).await
     }
 
     /// Decides a command; see [`CommandService::execute`].
@@ -192,13 +295,50 @@ impl App {
     }
 
     /// The version of an aggregate that serves.
-    pub(crate) fn aggregate(&self, name: &str) -> Result<Arc<AggregateFunction>, StateError> {
-        self.commands.aggregate(name)
+    pub(crate) async fn aggregate(&self, name: &str) -> Result<Arc<AggregateFunction>, StateError> {
+        self.commands.aggregate(name).await
     }
 
-    /// Finishes commands under way and stops the projections.
-    pub(crate) async fn close(&self) {
+    /// Whether nothing would be left undone if it were closed now.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.commands.is_idle() && self.projections.are_done(self.end())
+    }
+
+    fn end(&self) -> Position {
+        self.log.durable().borrow().position
+    }
+
+    /// Finishes commands under way, stops the projections and closes the log. Then notes whether it is at rest.
+    pub(crate) async fn close(&self) -> Left {
         self.commands.close().await;
-        self.projections.shutdown().await;
+        let mut projections = self.projections.status();
+        let were_done = self.projections.are_done(self.end());
+        self.projections.close().await;
+        let stopped = self.projections.status();
+        let (log, storage, name) = (self.log.clone(), self.deps.storage.clone(), self.name.clone());
+        let marks: Vec<Position> = stopped.iter().map(|status| status.serving.mark).collect();
+        let nothing_parked = stopped.iter().all(|status| status.serving.parked == 0);
+        let closed = tokio::task::spawn_blocking(move || {
+            let end = log.close();
+            // What was staged last has become durable only now.
+            let at_end = end.filter(|end| marks.iter().all(|mark| *mark == end.position));
+            let rest = at_end.filter(|_| were_done && nothing_parked);
+            if let Some(rest) = rest
+                && let Err(error) = storage.note_rest(&name, Some(rest))
+            {
+                warn!(app = %name, %error, "not noted as at rest; the next start opens it");
+            }
+            (end, rest.is_some())
+        });
+        let (end, is_at_rest) = closed.await.unwrap_or_else(|error| {
+            error!(app = %self.name, %error, "the log was not closed");
+            (None, false)
+        });
+        for status in &mut projections {
+            if matches!(status.serving.state, State::Live) {
+                status.serving.state = State::Idle;
+            }
+        }
+        Left { end, projections, is_at_rest }
     }
 }

@@ -3,17 +3,20 @@
 //! Every step before that commit changes nothing that serves; the swap behind it can be made again from the commit
 //! alone. So a crash at any step leaves either the old deployment serving or the new one.
 
-use crate::bundle::{Bundle, MANIFEST};
-use crate::commands::AggregateFunction;
+use crate::bundle::{Bundle, MANIFEST, normalise};
+use crate::commands::{AggregateFunction, DeferredFunction};
 use crate::functions::{HttpEndpoint, HttpRoutes};
 use crate::projections::ProjectionDeployment;
 use bytes::Bytes;
 use ebb_domain::digest::Digest;
-use ebb_domain::manifest::{FilePurpose, FileRef, Manifest, Problems, Trigger};
-use ebb_domain::name::AppName;
+use ebb_domain::manifest::{
+    AggregateSpec, FilePurpose, FunctionSpec as FunctionEntry, Manifest, Problems, ProjectionSpec, Trigger,
+};
+use ebb_domain::name::{AggregateName, AppName, FunctionName, ModelName, ProjectionName};
 use ebb_domain::port::guest::{Engine, FunctionSpec, TriggerKind};
 use ebb_domain::port::storage::{Storage, StorageError};
 use ebb_domain::schema::JsonSchema;
+use ebb_domain::text::Text;
 use ebb_domain::time::Timestamp;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap};
@@ -42,6 +45,66 @@ pub struct Deployment {
     /// For a rollback: which deployment serves again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rollback_to: Option<u64>,
+    /// What its manifest offers, so that nobody needs to read that to know; none where an earlier version recorded it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub offers: Option<Offers>,
+}
+
+/// What a deployment offers, in short.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Offers {
+    /// Host names that select the app.
+    pub hosts: Vec<String>,
+    /// Its functions: aggregates, HTTP functions, projections.
+    pub functions: Vec<OfferedFunction>,
+    /// Some keep instances ready (`warm`), so that the app is open from the start and stays open.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub keeps_ready: bool,
+}
+
+/// One function of a deployment.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OfferedFunction {
+    /// `aggregate.flight`, `function.hello`, `projection.delays`.
+    pub name: Text,
+    /// The digest of its module.
+    pub module: Digest,
+    /// For a projection: the models that it writes.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub models: Vec<ModelName>,
+    /// It is run by the events of the log: a projection, or an event function.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub follows_log: bool,
+}
+
+/// How a function of an aggregate is named.
+pub(crate) fn aggregate_function(aggregate: &AggregateName) -> Text {
+    format!("aggregate.{aggregate}").into()
+}
+
+/// How a function of a projection is named.
+pub(crate) fn projection_function(projection: &ProjectionName) -> Text {
+    format!("projection.{projection}").into()
+}
+
+/// How a function of requests or events is named.
+pub(crate) fn called_function(function: &FunctionName) -> Text {
+    format!("function.{function}").into()
+}
+
+impl Offers {
+    /// Names of the functions of one kind, `aggregate`, `function` or `projection`, without the kind.
+    pub fn of_kind<'a>(&'a self, kind: &'a str) -> impl Iterator<Item = &'a str> {
+        self.functions.iter().filter_map(move |function| function.name.strip_prefix(kind)?.strip_prefix('.'))
+    }
+
+    /// The models that its projections write, in order of their names.
+    #[must_use]
+    pub fn models(&self) -> Vec<&ModelName> {
+        let mut models: Vec<_> = self.functions.iter().flat_map(|function| &function.models).collect();
+        models.sort_unstable();
+        models
+    }
 }
 
 /// Why a deployment did not happen. The old one serves as before.
@@ -138,12 +201,6 @@ pub(crate) struct Checked {
     pub files: BTreeMap<PathBuf, Bytes>,
 }
 
-impl Checked {
-    pub(crate) fn digests(&self) -> BTreeMap<PathBuf, Digest> {
-        self.files.iter().map(|(path, bytes)| (path.clone(), Digest::of(bytes))).collect()
-    }
-}
-
 /// Checks a bundle and compiles its modules; says everything that is wrong at once.
 pub(crate) async fn check(engine: &Arc<dyn Engine>, bundle: &Bundle) -> Result<Checked, DeployError> {
     let text = bundle.manifest_text().ok_or(DeployError::NoManifest)?;
@@ -166,51 +223,110 @@ pub(crate) async fn check(engine: &Arc<dyn Engine>, bundle: &Bundle) -> Result<C
     }
 }
 
-/// Reads a deployment's files back, and makes sure that its modules are compiled for this node's engine.
-pub(crate) async fn restore(
-    engine: &Arc<dyn Engine>,
-    storage: &Arc<dyn Storage>,
-    deployment: &Deployment,
-) -> Result<Checked, DeployError> {
+/// The bundle that a deployment came in. Blocks.
+pub(crate) fn bundle(storage: &Arc<dyn Storage>, deployment: &Deployment) -> Result<Bundle, DeployError> {
     let mut bundle = Bundle::default();
     bundle.files.insert(MANIFEST.into(), storage.blob(&deployment.manifest)?);
     for (path, digest) in &deployment.files {
         bundle.files.insert(path.clone(), storage.blob(digest)?);
     }
-    check(engine, &bundle).await
+    Ok(bundle)
 }
 
-/// A deployment's functions, ready to be swapped in.
-pub(crate) struct Functions {
-    pub aggregates: Vec<AggregateFunction>,
-    pub projections: Vec<ProjectionDeployment>,
-    pub http: HttpRoutes,
-    pub openapi: serde_json::Value,
+/// A manifest that was checked at deploy, with its files: what functions are made from. Only the manifest is in memory.
+#[derive(Clone)]
+pub(crate) struct Release {
+    pub manifest: Arc<Manifest>,
+    files: Files,
 }
 
-/// Makes the functions of a checked bundle.
-pub(crate) fn functions(engine: &Arc<dyn Engine>, checked: &Checked) -> Result<Functions, DeployError> {
-    let digests = checked.digests();
-    let app = &checked.manifest.name;
-    let digest = |path: &Path| digests.get(path).copied().unwrap_or_default();
-    let schema = |path: &Path| {
-        let contents = checked.files.get(path).map_or(&[][..], |contents| contents);
-        JsonSchema::from_slice(contents).map_err(|error| DeployError::Unavailable(error.to_string()))
-    };
-    let mut aggregates = Vec::new();
-    for spec in checked.manifest.aggregates.values() {
-        let module = digest(&spec.module);
-        let function = FunctionSpec {
-            app: app.clone(),
-            function: format!("aggregate.{}", spec.name).into(),
-            trigger: TriggerKind::Http,
-            module,
-            limits: spec.limits,
-            instances: spec.instances,
-            capabilities: Default::default(),
+/// Where the contents of a release's files are.
+#[derive(Clone)]
+enum Files {
+    /// Kept by their digest.
+    Kept(Arc<dyn Storage>, Arc<BTreeMap<String, Digest>>),
+    /// In a bundle that is not deployed.
+    Given(Arc<BTreeMap<PathBuf, Bytes>>),
+}
+
+impl Release {
+    /// A deployment as it was recorded. It was checked before that, and its files are named by their digests: nothing is
+    /// read but the manifest. Blocks.
+    pub(crate) fn restore(storage: &Arc<dyn Storage>, deployment: &Deployment) -> Result<Self, DeployError> {
+        let text = storage.blob(&deployment.manifest)?;
+        let text = std::str::from_utf8(&text).map_err(|_| DeployError::NoManifest)?;
+        let manifest = Arc::new(Manifest::parse(text)?);
+        Ok(Self { manifest, files: Files::Kept(storage.clone(), Arc::new(deployment.files.clone())) })
+    }
+
+    /// A bundle that has just been checked, and whose files have been kept.
+    pub(crate) fn kept(
+        storage: &Arc<dyn Storage>,
+        checked: Checked,
+        files: &BTreeMap<String, Digest>,
+    ) -> Self {
+        let files = Files::Kept(storage.clone(), Arc::new(files.clone()));
+        Self { manifest: Arc::new(checked.manifest), files }
+    }
+
+    /// A bundle that has just been checked and is not kept.
+    pub(crate) fn given(checked: Checked) -> Self {
+        Self { manifest: Arc::new(checked.manifest), files: Files::Given(Arc::new(checked.files)) }
+    }
+
+    pub(crate) fn offers(&self) -> Offers {
+        let aggregates = self.manifest.aggregates.values().map(|spec| OfferedFunction {
+            name: aggregate_function(&spec.name),
+            module: self.files.digest(&spec.module),
+            models: Vec::new(),
+            follows_log: false,
+        });
+        let projections = self.manifest.projections.values().map(|spec| OfferedFunction {
+            name: projection_function(&spec.name),
+            module: self.files.digest(&spec.module),
+            models: spec.models.iter().cloned().collect(),
+            follows_log: true,
+        });
+        let functions = self.manifest.functions.iter().map(|(name, spec)| OfferedFunction {
+            name: called_function(name),
+            module: self.files.digest(&spec.module),
+            models: Vec::new(),
+            follows_log: matches!(spec.trigger, Trigger::Events(_)),
+        });
+        let functions = aggregates.chain(functions).chain(projections).collect();
+        Offers { hosts: self.manifest.hosts.clone(), functions, keeps_ready: self.keeps_ready() }
+    }
+
+    fn keeps_ready(&self) -> bool {
+        let Manifest { aggregates, functions, projections, .. } = &*self.manifest;
+        let instances = aggregates.values().map(|spec| spec.instances);
+        let instances = instances.chain(functions.values().map(|spec| spec.instances));
+        instances.chain(projections.values().map(|spec| spec.instances)).any(|instances| instances.warm > 0)
+    }
+
+    /// Its aggregates' functions, each made when it is first needed.
+    pub(crate) fn aggregates(&self, engine: &Arc<dyn Engine>) -> Vec<DeferredFunction> {
+        let deferred = |spec: &AggregateSpec| {
+            let (release, engine, name) = (self.clone(), engine.clone(), spec.name.clone());
+            let make =
+                move || release.aggregate(&engine, &name).map(Arc::new).map_err(|error| error.to_string());
+            DeferredFunction::new(spec.clone(), Arc::new(make))
         };
-        let commands =
-            engine.commands(function).map_err(|error| DeployError::Unavailable(error.to_string()))?;
+        self.manifest.aggregates.values().map(deferred).collect()
+    }
+
+    /// Makes the function of an aggregate. Blocks.
+    pub(crate) fn aggregate(
+        &self,
+        engine: &Arc<dyn Engine>,
+        aggregate: &AggregateName,
+    ) -> Result<AggregateFunction, DeployError> {
+        let unavailable = |error: &dyn std::fmt::Display| DeployError::Unavailable(error.to_string());
+        let spec = self.manifest.aggregates.get(aggregate);
+        let spec = spec.ok_or_else(|| unavailable(&format!("there is no aggregate `{aggregate}`")))?;
+        let schema = |path: &Path| {
+            JsonSchema::from_slice(&self.files.contents(path)?).map_err(|error| unavailable(&error))
+        };
         let mut command_schemas = HashMap::new();
         for (name, command) in &spec.commands {
             if let Some(path) = &command.schema {
@@ -223,73 +339,91 @@ pub(crate) fn functions(engine: &Arc<dyn Engine>, checked: &Checked) -> Result<F
                 event_schemas.insert(event_type.clone(), schema(path)?);
             }
         }
-        aggregates.push(AggregateFunction {
-            spec: spec.clone(),
-            digest: module,
-            module: commands,
-            command_schemas,
-            event_schemas,
-        });
-    }
-    let mut projections: Vec<_> = (checked.manifest.projections.values())
-        .map(|spec| ProjectionDeployment {
-            spec: spec.clone(),
-            module: digest(&spec.module),
-            models: spec
-                .models
-                .iter()
-                .filter_map(|name| checked.manifest.models.get(name))
-                .map(|model| model.schema.clone())
-                .collect(),
-            effects: None,
-        })
-        .collect();
-    let mut endpoints = Vec::new();
-    for spec in checked.manifest.functions.values() {
-        let capabilities = Arc::new(spec.capabilities.clone());
-        let trigger = match &spec.trigger {
-            Trigger::Http(trigger) => trigger,
-            Trigger::Events(trigger) => {
-                projections.push(ProjectionDeployment::of_function(
-                    spec,
-                    trigger,
-                    digest(&spec.module),
-                    capabilities,
-                ));
-                continue;
-            }
-        };
+        let digest = self.files.digest(&spec.module);
         let function = FunctionSpec {
-            app: app.clone(),
-            function: format!("function.{}", spec.name).into(),
+            app: self.manifest.name.clone(),
+            function: aggregate_function(&spec.name),
             trigger: TriggerKind::Http,
-            module: digest(&spec.module),
+            module: digest,
             limits: spec.limits,
             instances: spec.instances,
-            capabilities,
+            capabilities: Default::default(),
         };
-        let function = engine
-            .http(function, trigger.max_response)
-            .map_err(|error| DeployError::Unavailable(error.to_string()))?;
-        endpoints.push(HttpEndpoint {
-            name: spec.name.clone(),
-            trigger: trigger.clone(),
-            allow: spec.allow.clone(),
-            function,
-        });
+        let module = engine.commands(function).map_err(|error| unavailable(&error))?;
+        Ok(AggregateFunction { spec: spec.clone(), digest, module, command_schemas, event_schemas })
     }
-    let http = HttpRoutes::new(endpoints);
-    Ok(Functions { aggregates, projections, http, openapi: openapi(checked) })
+
+    pub(crate) fn projections(&self) -> Vec<ProjectionDeployment> {
+        let models = |spec: &ProjectionSpec| {
+            let models = spec.models.iter().filter_map(|name| self.manifest.models.get(name));
+            models.map(|model| model.schema.clone()).collect()
+        };
+        let deployment = |spec: &ProjectionSpec| ProjectionDeployment {
+            spec: spec.clone(),
+            module: self.files.digest(&spec.module),
+            models: models(spec),
+            effects: None,
+        };
+        let event_function = |spec: &FunctionEntry| match &spec.trigger {
+            Trigger::Http(_) => None,
+            Trigger::Events(trigger) => {
+                let (module, capabilities) = (self.files.digest(&spec.module), spec.capabilities.clone());
+                Some(ProjectionDeployment::of_function(spec, trigger, module, Arc::new(capabilities)))
+            }
+        };
+        let projections = self.manifest.projections.values().map(deployment);
+        projections.chain(self.manifest.functions.values().filter_map(event_function)).collect()
+    }
+
+    /// Its HTTP functions, each made when it is first called.
+    pub(crate) fn http(&self, engine: &Arc<dyn Engine>) -> HttpRoutes {
+        HttpRoutes::new(self.manifest.functions.values().filter_map(|spec| {
+            let trigger = match &spec.trigger {
+                Trigger::Http(trigger) => trigger,
+                Trigger::Events(_) => return None,
+            };
+            let function = FunctionSpec {
+                app: self.manifest.name.clone(),
+                function: called_function(&spec.name),
+                trigger: TriggerKind::Http,
+                module: self.files.digest(&spec.module),
+                limits: spec.limits,
+                instances: spec.instances,
+                capabilities: Arc::new(spec.capabilities.clone()),
+            };
+            let (engine, max_response) = (engine.clone(), trigger.max_response);
+            let make = move || engine.http(function.clone(), max_response).map_err(|error| error.to_string());
+            Some(HttpEndpoint::new(spec, trigger.clone(), Arc::new(make)))
+        }))
+    }
+
+    /// What it offers, as OpenAPI. Blocks.
+    pub(crate) fn openapi(&self) -> Result<serde_json::Value, DeployError> {
+        let mut schemas = BTreeMap::new();
+        for file in self.manifest.files().iter().filter(|file| file.purpose == FilePurpose::Schema) {
+            let schema = serde_json::from_slice(&self.files.contents(&file.path)?);
+            let schema = schema.map_err(|error| DeployError::Unavailable(error.to_string()))?;
+            schemas.insert(file.path.clone(), schema);
+        }
+        Ok(ebb_domain::openapi::openapi(&self.manifest, &schemas))
+    }
 }
 
-fn openapi(checked: &Checked) -> serde_json::Value {
-    let schemas = checked.manifest.files().iter().filter(|file| is_schema(file)).filter_map(|file| {
-        let contents = checked.files.get(&file.path)?;
-        Some((file.path.clone(), serde_json::from_slice(contents).ok()?))
-    });
-    ebb_domain::openapi::openapi(&checked.manifest, &schemas.collect())
-}
+impl Files {
+    /// The digest of a file that the manifest refers to; a bundle without it was not accepted.
+    fn digest(&self, path: &Path) -> Digest {
+        let found = match self {
+            Self::Kept(_, files) => normalise(path).and_then(|path| files.get(&path).copied()),
+            Self::Given(files) => files.get(path).map(|contents| Digest::of(contents)),
+        };
+        found.unwrap_or_default()
+    }
 
-fn is_schema(file: &FileRef) -> bool {
-    matches!(file.purpose, FilePurpose::Schema)
+    fn contents(&self, path: &Path) -> Result<Bytes, DeployError> {
+        let found = match self {
+            Self::Kept(storage, _) => Some(storage.blob(&self.digest(path))?),
+            Self::Given(files) => files.get(path).cloned(),
+        };
+        found.ok_or_else(|| DeployError::Unavailable(format!("`{}` is not in the bundle", path.display())))
+    }
 }

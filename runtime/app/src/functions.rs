@@ -1,13 +1,14 @@
 //! HTTP functions of one deployment, found by the requests that they answer.
 
+use crate::deferred::{Deferred, Make};
 use ebb_domain::manifest::function::{HttpMethod, Taken};
-use ebb_domain::manifest::{Allow, HttpTrigger};
+use ebb_domain::manifest::{Allow, FunctionSpec, HttpTrigger};
 use ebb_domain::name::FunctionName;
-use ebb_domain::port::guest::HttpFunction;
+use ebb_domain::port::guest::{CallError, HttpFunction};
 use ebb_domain::route::Routes;
 use std::sync::Arc;
 
-/// A function that answers requests.
+/// A function that answers requests. Its module is looked for when it is first called.
 pub struct HttpEndpoint {
     /// Its name.
     pub name: FunctionName,
@@ -15,13 +16,36 @@ pub struct HttpEndpoint {
     pub trigger: HttpTrigger,
     /// Who may call it.
     pub allow: Allow,
+    function: Deferred<Arc<dyn HttpFunction>>,
+    keeps_ready: bool,
+}
+
+impl HttpEndpoint {
+    pub(crate) fn new(spec: &FunctionSpec, trigger: HttpTrigger, make: Make<Arc<dyn HttpFunction>>) -> Self {
+        Self {
+            name: spec.name.clone(),
+            trigger,
+            allow: spec.allow.clone(),
+            function: Deferred::new(make),
+            keeps_ready: spec.instances.warm > 0,
+        }
+    }
+
     /// Its module, ready to be called.
-    pub function: Arc<dyn HttpFunction>,
+    ///
+    /// # Errors
+    /// The module is not there.
+    pub async fn function(&self) -> Result<Arc<dyn HttpFunction>, CallError> {
+        self.function.get().await.map_err(CallError::Failed)
+    }
 }
 
 /// The HTTP functions of a deployment.
 #[derive(Default)]
-pub struct HttpRoutes(Routes<Vec<Arc<HttpEndpoint>>>);
+pub struct HttpRoutes {
+    routes: Routes<Vec<Arc<HttpEndpoint>>>,
+    kept_ready: Vec<Arc<HttpEndpoint>>,
+}
 
 /// What there is for a request.
 pub enum Routed<'p> {
@@ -42,18 +66,25 @@ pub enum Routed<'p> {
 
 impl HttpRoutes {
     pub(crate) fn new(endpoints: impl IntoIterator<Item = HttpEndpoint>) -> Self {
-        let mut routes = Routes::<Vec<_>>::default();
-        for endpoint in endpoints {
-            let route = endpoint.trigger.route.clone();
-            routes.entry(&route).push(Arc::new(endpoint));
+        let (mut routes, mut kept_ready) = (Routes::<Vec<_>>::default(), Vec::new());
+        for endpoint in endpoints.into_iter().map(Arc::new) {
+            routes.entry(&endpoint.trigger.route).push(endpoint.clone());
+            if endpoint.keeps_ready {
+                kept_ready.push(endpoint);
+            }
         }
-        Self(routes)
+        Self { routes, kept_ready }
+    }
+
+    /// Those that keep instances ready.
+    pub(crate) fn kept_ready(&self) -> &[Arc<HttpEndpoint>] {
+        &self.kept_ready
     }
 
     /// What answers a request: the path picks the route, the method picks the function.
     #[must_use]
     pub fn find<'p>(&self, method: &str, path: &'p str) -> Routed<'p> {
-        let Some((endpoints, parameters)) = self.0.find(path) else { return Routed::Nothing };
+        let Some((endpoints, parameters)) = self.routes.find(path) else { return Routed::Nothing };
         let taking =
             endpoints.iter().filter_map(|endpoint| Some((endpoint.trigger.methods.take(method)?, endpoint)));
         // A `HEAD` that one function lists goes before one that a `GET` implies.
@@ -66,7 +97,7 @@ impl HttpRoutes {
     /// The methods that a path takes; none if no function has such a route.
     #[must_use]
     pub fn methods(&self, path: &str) -> Vec<HttpMethod> {
-        self.0.find(path).map(|(endpoints, _)| methods(endpoints)).unwrap_or_default()
+        self.routes.find(path).map(|(endpoints, _)| methods(endpoints)).unwrap_or_default()
     }
 }
 
@@ -82,7 +113,7 @@ mod tests {
     use super::*;
     use ebb_domain::manifest::function::Methods;
     use ebb_domain::port::Future;
-    use ebb_domain::port::guest::{CallError, HttpBody, HttpCall};
+    use ebb_domain::port::guest::{HttpBody, HttpCall};
     use ebb_domain::route::Route;
 
     struct Never;
@@ -103,7 +134,8 @@ mod tests {
                 max_response: 1,
             },
             allow: Allow(None),
-            function: Arc::new(Never),
+            function: Deferred::of(Arc::new(Never)),
+            keeps_ready: false,
         }))
     }
 

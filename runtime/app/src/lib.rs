@@ -4,6 +4,7 @@
 pub mod app;
 pub mod bundle;
 pub mod commands;
+mod deferred;
 pub mod deploy;
 pub mod functions;
 pub mod node;

@@ -1,12 +1,18 @@
 //! A node: the apps that are deployed on it. Its own log, `system`, says which; everything here can be made again
 //! from that log and the kept files.
+//!
+//! A start reads that log and nothing else. An app is opened by its first use ([`deployed`]); one that may have something
+//! to do that nobody asks for, because it was not put to rest, is opened soon after the start.
 
+mod deployed;
 #[cfg(test)]
 mod tests;
 
-use crate::app::{App, Prepared};
+pub use deployed::{AppState, AppStatus, DeployedApp, NotServed};
+
+use crate::app::{App, Opened};
 use crate::bundle::{Bundle, normalise};
-use crate::deploy::{self, Checked, DeployError, Deployment, SYSTEM};
+use crate::deploy::{self, DeployError, Deployment, Release, SYSTEM};
 use ebb_domain::commit::{CommandId, Expected, NewCommit, Outcome};
 use ebb_domain::digest::Digest;
 use ebb_domain::event::{JSON, NewEvent, Position, Revision, StoredEvent};
@@ -14,18 +20,23 @@ use ebb_domain::manifest::Manifest;
 use ebb_domain::name::{AggregateName, AppName, EventType};
 use ebb_domain::port::Clock;
 use ebb_domain::port::guest::Engine;
-use ebb_domain::port::log::{AppendError, EventFilter, EventLog, ReadLimits};
+use ebb_domain::port::log::{AppendError, Durable, EventFilter, EventLog, ReadLimits};
 use ebb_domain::port::models::ModelStores;
 use ebb_domain::port::storage::{Storage, StorageError};
 use ebb_domain::stream::{StreamId, StreamKey};
 use ebb_domain::text::Text;
 use ebb_faults::{Point, crash_point};
+use futures_util::{StreamExt, stream};
 use parking_lot::RwLock;
-use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::collections::{BTreeMap, HashMap};
+use std::future::ready;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
 use thiserror::Error;
 use tokio::sync::Mutex;
-use tracing::{error, info};
+use tokio::task::JoinHandle;
+use tracing::{error, info, warn};
 use uuid::Uuid;
 
 /// The stream category of deployments in the node's log.
@@ -57,101 +68,170 @@ pub enum NodeError {
     Log(String),
 }
 
+/// Apps that a start opens at the same time.
+const OPENED_SIDE_BY_SIDE: usize = 4;
+
+/// Apps that a shutdown closes at the same time.
+const CLOSED_SIDE_BY_SIDE: usize = 16;
+
+/// How a node treats its apps.
+#[derive(Clone, Copy, Debug)]
+pub struct NodeOptions {
+    /// How long an app stays open without being used.
+    pub idle: Duration,
+}
+
+impl Default for NodeOptions {
+    fn default() -> Self {
+        Self { idle: Duration::from_secs(600) }
+    }
+}
+
 /// The apps of a node.
 pub struct Node {
     deps: NodeDeps,
     system: Arc<dyn EventLog>,
-    apps: RwLock<BTreeMap<Text, Arc<App>>>,
-    /// Apps that are deployed and could not be opened, and why.
-    closed: RwLock<BTreeMap<Text, String>>,
+    catalogue: RwLock<Catalogue>,
     /// Deployments happen one at a time.
     deploying: Mutex<()>,
+    /// Nothing is opened any more.
+    stopping: Arc<AtomicBool>,
+    tasks: parking_lot::Mutex<Vec<JoinHandle<()>>>,
+}
+
+/// The deployed apps.
+#[derive(Default)]
+struct Catalogue {
+    apps: BTreeMap<Text, Arc<DeployedApp>>,
+    /// By host name, lower case.
+    hosts: HashMap<String, Arc<DeployedApp>>,
+}
+
+impl Catalogue {
+    fn insert(&mut self, app: Arc<DeployedApp>) {
+        self.apps.insert(app.name().text().clone(), app);
+        self.index_hosts();
+    }
+
+    fn remove(&mut self, name: &AppName) -> Option<Arc<DeployedApp>> {
+        let removed = self.apps.remove(name.as_bytes());
+        self.index_hosts();
+        removed
+    }
+
+    fn index_hosts(&mut self) {
+        self.hosts.clear();
+        for app in self.apps.values() {
+            let deployment = app.recorded();
+            let hosts = deployment.offers.iter().flat_map(|offers| &offers.hosts);
+            self.hosts.extend(hosts.map(|host| (host.clone(), app.clone())));
+        }
+    }
 }
 
 impl Node {
-    /// Reads the node's log and opens every app that it says is deployed. An app that can't be opened (its log is
-    /// damaged, say) is left out, loudly: the others serve.
+    /// Reads the node's log. Apps are opened by their first use, or soon if they may have something to do.
     ///
     /// # Errors
-    /// The node's own log can't be opened.
-    pub async fn open(deps: NodeDeps) -> Result<Arc<Self>, NodeError> {
+    /// The node's own log can't be opened or read.
+    pub async fn open(deps: NodeDeps, options: NodeOptions) -> Result<Arc<Self>, NodeError> {
         let name = AppName::trusted(Text::from_static(SYSTEM));
         let storage = deps.storage.clone();
         let system = tokio::task::spawn_blocking(move || storage.open_log(&name))
             .await
             .map_err(|error| NodeError::Log(error.to_string()))??;
-        let node = Self {
+        let node = Arc::new(Self {
             deps,
             system,
-            apps: RwLock::default(),
-            closed: RwLock::default(),
+            catalogue: RwLock::default(),
             deploying: Mutex::new(()),
-        };
-        for (app, history) in node.histories().await? {
-            let Some(deployment) = current(&history) else {
-                if matches!(history.last(), Some(Entry::Removed { purge: true }))
-                    && let Err(error) = node.purge(&AppName::trusted(app.clone())).await
-                {
-                    error!(%app, %error, "the next start tries again");
+            stopping: Arc::default(),
+            tasks: parking_lot::Mutex::default(),
+        });
+        let mut deployments = Vec::new();
+        for (app, mut history) in node.histories().await? {
+            match history.pop() {
+                Some(Entry::Deployed(deployment)) => deployments.push(deployment),
+                Some(Entry::Removed { purge: true }) => {
+                    if let Err(error) = node.purge(&AppName::trusted(app.clone())).await {
+                        error!(%app, %error, "the next start tries again");
+                    }
                 }
-                continue;
-            };
-            let app = deployment.app.clone();
-            match node.start(deployment).await {
-                Ok(started) => {
-                    info!(%app, deployment = started.deployment().number, "app opened");
-                    node.apps.write().insert(app.text().clone(), started);
-                }
-                Err(error) => {
-                    error!(%app, %error, "app not opened; the others are served");
-                    node.closed.write().insert(app.text().clone(), error.to_string());
-                }
+                Some(Entry::Removed { purge: false }) | None => {}
             }
         }
-        Ok(Arc::new(node))
+        let this = node.clone();
+        let catalogue = tokio::task::spawn_blocking(move || this.catalogued(deployments));
+        *node.catalogue.write() = catalogue.await.map_err(|error| NodeError::Log(error.to_string()))?;
+        let opening = tokio::spawn(open_unfinished(Arc::downgrade(&node)));
+        let closing = tokio::spawn(close_idle(Arc::downgrade(&node), options.idle));
+        *node.tasks.lock() = vec![opening, closing];
+        Ok(node)
     }
 
-    async fn start(&self, deployment: Deployment) -> Result<Arc<App>, DeployError> {
-        let checked = deploy::restore(&self.deps.engine, &self.deps.storage, &deployment).await?;
-        let prepared = Prepared::new(&self.deps, &deployment.app, &checked).await?;
-        App::open(self.deps.clone(), deployment, &checked, prepared).await
+    /// The deployments that serve, with what is known of their apps. Blocks.
+    fn catalogued(&self, deployments: Vec<Deployment>) -> Catalogue {
+        let mut catalogue = Catalogue::default();
+        for mut deployment in deployments {
+            let app = deployment.app.clone();
+            if deployment.offers.is_none() {
+                // Recorded by an earlier version: the manifest says it.
+                match Release::restore(&self.deps.storage, &deployment) {
+                    Ok(release) => deployment.offers = Some(release.offers()),
+                    Err(error) => error!(%app, %error, "its manifest can't be read"),
+                }
+            }
+            let rest = self.deps.storage.rest(&app).unwrap_or_else(|error| {
+                warn!(%app, %error, "taken as not at rest");
+                None
+            });
+            catalogue.apps.insert(app.text().clone(), self.deployed(deployment, rest));
+        }
+        catalogue.index_hosts();
+        catalogue
     }
 
-    /// An app by its name.
+    fn deployed(&self, deployment: Deployment, rest: Option<Durable>) -> Arc<DeployedApp> {
+        DeployedApp::new(self.deps.clone(), self.stopping.clone(), deployment, rest)
+    }
+
+    /// A deployed app by its name.
     #[must_use]
-    pub fn app(&self, name: &str) -> Option<Arc<App>> {
-        self.apps.read().get(name.as_bytes()).cloned()
+    pub fn deployed_app(&self, name: &str) -> Option<Arc<DeployedApp>> {
+        self.catalogue.read().apps.get(name.as_bytes()).cloned()
     }
 
-    /// The app that a host name selects.
+    /// The deployed app that a host name selects.
     #[must_use]
-    pub fn app_for_host(&self, host: &str) -> Option<Arc<App>> {
-        self.apps.read().values().find(|app| app.has_host(host)).cloned()
+    pub fn app_for_host(&self, host: &str) -> Option<Arc<DeployedApp>> {
+        let catalogue = self.catalogue.read();
+        if catalogue.hosts.is_empty() {
+            return None;
+        }
+        match host.bytes().any(|byte| byte.is_ascii_uppercase()) {
+            true => catalogue.hosts.get(&host.to_ascii_lowercase()).cloned(),
+            false => catalogue.hosts.get(host).cloned(),
+        }
     }
 
-    /// The app, if the node has exactly one.
+    /// The deployed app, if the node has exactly one.
     #[must_use]
-    pub fn only_app(&self) -> Option<Arc<App>> {
-        let apps = self.apps.read();
-        apps.values().next().filter(|_| apps.len() == 1).cloned()
+    pub fn only_app(&self) -> Option<Arc<DeployedApp>> {
+        let catalogue = self.catalogue.read();
+        catalogue.apps.values().next().filter(|_| catalogue.apps.len() == 1).cloned()
     }
 
-    /// Why an app is not served although it is deployed; none for one that is served, and for one that is not there.
+    /// All deployed apps, by name.
     #[must_use]
-    pub fn why_closed(&self, name: &str) -> Option<String> {
-        self.closed.read().get(name.as_bytes()).cloned()
+    pub fn apps(&self) -> Vec<Arc<DeployedApp>> {
+        self.catalogue.read().apps.values().cloned().collect()
     }
 
-    /// Apps that are deployed and could not be opened, and why.
+    /// Whether this open app is the one that serves under its name.
     #[must_use]
-    pub fn closed_apps(&self) -> Vec<(String, String)> {
-        self.closed.read().iter().map(|(app, why)| (app.to_string(), why.clone())).collect()
-    }
-
-    /// All apps that are served, by name.
-    #[must_use]
-    pub fn apps(&self) -> Vec<Arc<App>> {
-        self.apps.read().values().cloned().collect()
+    pub fn serves(&self, app: &Arc<App>) -> bool {
+        let deployed = self.deployed_app(app.name());
+        deployed.and_then(|deployed| deployed.if_open()).is_some_and(|open| Arc::ptr_eq(&open, app))
     }
 
     /// Checks a bundle and compiles its modules; changes nothing.
@@ -175,6 +255,7 @@ impl Node {
         actor: &str,
     ) -> Result<Deployment, DeployError> {
         let checked = deploy::check(&self.deps.engine, &bundle).await?;
+        drop(bundle);
         self.check_names(app, &checked.manifest)?;
         let storage = self.deps.storage.clone();
         let (text, contents) = (checked.text.clone(), checked.files.clone());
@@ -189,9 +270,10 @@ impl Node {
         })
         .await
         .map_err(|error| DeployError::Unavailable(error.to_string()))??;
+        let release = Release::kept(&self.deps.storage, checked, &files);
         let _one_at_a_time = self.deploying.lock().await;
         // Again: another deployment may have taken a host meanwhile.
-        self.check_names(app, &checked.manifest)?;
+        self.check_names(app, &release.manifest)?;
         let deployment = Deployment {
             app: app.clone(),
             number: 0,
@@ -200,8 +282,9 @@ impl Node {
             deployed_at: self.deps.clock.now(),
             deployed_by: actor.to_owned(),
             rollback_to: None,
+            offers: Some(release.offers()),
         };
-        self.commit_and_swap(deployment, &checked, guard).await
+        self.commit_and_swap(deployment, release, guard).await
     }
 
     fn check_names(&self, app: &AppName, manifest: &Manifest) -> Result<(), DeployError> {
@@ -239,16 +322,22 @@ impl Node {
         let Some(earlier) = earlier else {
             return Err(DeployError::NotFound(format!("app `{app}` has no deployment {to}")));
         };
-        let checked = deploy::restore(&self.deps.engine, &self.deps.storage, earlier).await?;
+        // Checked again: this engine may not be the one that accepted it.
+        let (storage, kept) = (self.deps.storage.clone(), earlier.clone());
+        let bundle = tokio::task::spawn_blocking(move || deploy::bundle(&storage, &kept)).await;
+        let bundle = bundle.map_err(|error| DeployError::Unavailable(error.to_string()))??;
+        let checked = deploy::check(&self.deps.engine, &bundle).await?;
         self.check_names(app, &checked.manifest)?;
+        let release = Release::kept(&self.deps.storage, checked, &earlier.files);
         let deployment = Deployment {
             number: 0,
             deployed_at: self.deps.clock.now(),
             deployed_by: actor.to_owned(),
             rollback_to: Some(to),
+            offers: Some(release.offers()),
             ..earlier.clone()
         };
-        self.commit_and_swap(deployment, &checked, guard).await
+        self.commit_and_swap(deployment, release, guard).await
     }
 
     /// Stops serving an app. Its events stay, and a later deployment finds them, unless `purge` removes them for good:
@@ -276,10 +365,10 @@ impl Node {
             self.record(app, &history, guard, REMOVED, &data).await?;
         }
         crash_point(Point::RemoveAfterCommit);
-        self.closed.write().remove(app.as_bytes());
-        let removed = self.apps.write().remove(app.as_bytes());
+        let removed = self.catalogue.write().remove(app);
         if let Some(removed) = removed {
-            removed.close().await;
+            let _turn = removed.turn().await;
+            removed.remove().await;
         }
         if purge {
             self.purge(app).await?;
@@ -320,53 +409,69 @@ impl Node {
             .collect())
     }
 
-    /// Finishes commands under way and stops every projection.
+    /// Opens nothing any more, finishes commands under way, stops every projection and closes every log.
     pub async fn shutdown(&self) {
-        let apps = std::mem::take(&mut *self.apps.write());
-        for app in apps.into_values() {
-            app.close().await;
+        self.stopping.store(true, Ordering::Release);
+        for task in std::mem::take(&mut *self.tasks.lock()) {
+            task.abort();
         }
+        let closing = self.apps().into_iter().map(async |app| {
+            let _turn = app.turn().await;
+            app.shut().await;
+        });
+        stream::iter(closing).buffer_unordered(CLOSED_SIDE_BY_SIDE).collect::<()>().await;
     }
 
     async fn commit_and_swap(
         &self,
         mut deployment: Deployment,
-        checked: &Checked,
+        release: Release,
         guard: Option<u64>,
     ) -> Result<Deployment, DeployError> {
         let app = deployment.app.clone();
         let history = self.history(&app).await?;
+        check_guard(&history, guard)?;
         deployment.number = history.len() as u64 + 1;
         if matches!(history.last(), Some(Entry::Removed { purge: true })) {
             self.purge(&app).await?;
         }
+        let known = self.deployed_app(&app);
+        let place = known.clone().unwrap_or_else(|| self.deployed(deployment.clone(), None));
+        let _turn = place.turn().await;
+        if self.stopping.load(Ordering::Acquire) {
+            return Err(DeployError::Unavailable("the node is shutting down".into()));
+        }
+        let running = place.if_open();
         // What may fail comes before anything is recorded.
-        let prepared = Prepared::new(&self.deps, &app, checked).await?;
+        let opened = match &running {
+            Some(_) => None,
+            None => Some(Opened::open(&self.deps, &app).await?),
+        };
         let data =
             serde_json::to_value(&deployment).map_err(|error| DeployError::Unavailable(error.to_string()))?;
         crash_point(Point::DeployBeforeCommit);
-        self.record(&app, &history, guard, DEPLOYED, &data).await?;
+        if let Err(error) = self.record(&app, &history, guard, DEPLOYED, &data).await {
+            if let Some(opened) = opened {
+                opened.close(&self.deps, &app).await;
+            }
+            return Err(error);
+        }
         crash_point(Point::DeployAfterCommit);
-        let served = match self.app(&app) {
-            Some(running) => {
-                running.swap(Arc::new(deployment.clone()), checked, prepared.functions).await.map(|()| None)
+        let recorded = Arc::new(deployment.clone());
+        place.record(recorded.clone());
+        let served = match (running, opened) {
+            (Some(running), _) => running.swap(recorded, release).await,
+            (None, Some(opened)) => {
+                App::deploy(self.deps.clone(), recorded, release, opened).await.map(|app| place.serve(app))
             }
-            None => App::open(self.deps.clone(), deployment.clone(), checked, prepared).await.map(Some),
+            (None, None) => Err(DeployError::Unavailable("the app is neither open nor opened".into())),
         };
-        match served {
-            Ok(Some(started)) => {
-                self.apps.write().insert(app.text().clone(), started);
-                self.closed.write().remove(app.as_bytes());
-            }
-            Ok(None) => {}
-            Err(error) => {
-                let (number, why) = (deployment.number, error.to_string());
-                error!(%app, deployment = number, why, "recorded, and not served; what served before serves on");
-                if self.app(&app).is_none() {
-                    self.closed.write().insert(app.text().clone(), why.clone());
-                }
-                return Err(DeployError::NotServed { number, why });
-            }
+        self.catalogue.write().insert(place.clone());
+        if let Err(error) = served {
+            let (number, why) = (deployment.number, error.to_string());
+            error!(%app, deployment = number, why, "recorded, and not served; what served before serves on");
+            place.failed(why.clone());
+            return Err(DeployError::NotServed { number, why });
         }
         crash_point(Point::DeployAfterSwap);
         info!(%app, deployment = deployment.number, "deployed");
@@ -382,10 +487,7 @@ impl Node {
         event_type: &'static str,
         data: &serde_json::Value,
     ) -> Result<(), DeployError> {
-        let actual = current(history).map(|deployment| deployment.number);
-        if guard.is_some_and(|guard| guard != actual.unwrap_or(0)) {
-            return Err(DeployError::Conflict { actual });
-        }
+        check_guard(history, guard)?;
         let command_id = CommandId(Uuid::now_v7());
         let commit = NewCommit {
             stream: stream(app)?,
@@ -408,7 +510,7 @@ impl Node {
         };
         let unavailable = |error: &dyn std::fmt::Display| DeployError::Unavailable(error.to_string());
         let mut staged = self.system.append(commit).await.map_err(|error| match error {
-            AppendError::Conflict { .. } => DeployError::Conflict { actual },
+            AppendError::Conflict { .. } => DeployError::Conflict { actual: current(history) },
             error => unavailable(&error),
         })?;
         staged.settlement.wait().await.map_err(|error| unavailable(&error))
@@ -483,15 +585,51 @@ impl Entry {
     }
 }
 
-/// The deployment that serves, if the app was not removed since.
-fn current(history: &[Entry]) -> Option<Deployment> {
+/// The number of the deployment that serves, if the app was not removed since.
+fn current(history: &[Entry]) -> Option<u64> {
     match history.last()? {
-        Entry::Deployed(deployment) => Some(deployment.clone()),
+        Entry::Deployed(deployment) => Some(deployment.number),
         Entry::Removed { .. } => None,
+    }
+}
+
+/// Whether the app is where the caller expects it.
+fn check_guard(history: &[Entry], guard: Option<u64>) -> Result<(), DeployError> {
+    let actual = current(history);
+    match guard {
+        Some(guard) if guard != actual.unwrap_or(0) => Err(DeployError::Conflict { actual }),
+        _ => Ok(()),
     }
 }
 
 fn stream(app: &AppName) -> Result<StreamId, DeployError> {
     let key = StreamKey::new(app.text().clone()).map_err(|error| DeployError::NotFound(error.to_string()))?;
     Ok(StreamId::new(&AggregateName::trusted(Text::from_static(DEPLOYMENTS)), &key))
+}
+
+/// Opens the apps that were not put to rest: a crash, say, left them with something to do that nobody may ask for.
+async fn open_unfinished(node: Weak<Node>) {
+    let Some(apps) = node.upgrade().map(|node| node.apps()) else { return };
+    let mut left: Vec<_> = apps.into_iter().filter(|app| app.needs_opening()).collect();
+    for pause in [1, 2, 4, 8, 16] {
+        let tried = left.into_iter().map(async |app| app.app().await.is_err().then_some(app));
+        left = stream::iter(tried).buffer_unordered(OPENED_SIDE_BY_SIDE).filter_map(ready).collect().await;
+        if left.is_empty() {
+            return;
+        }
+        // What stood in the way may pass: too many open files, say. What does not is met by the next use.
+        tokio::time::sleep(Duration::from_secs(pause)).await;
+    }
+}
+
+/// Closes apps that nobody uses, for as long as there is a node.
+async fn close_idle(node: Weak<Node>, idle: Duration) {
+    let pause = (idle / 4).clamp(Duration::from_millis(5), Duration::from_secs(30));
+    loop {
+        tokio::time::sleep(pause).await;
+        let Some(apps) = node.upgrade().map(|node| node.apps()) else { return };
+        for app in apps {
+            app.close_if_idle(idle);
+        }
+    }
 }

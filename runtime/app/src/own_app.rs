@@ -101,7 +101,7 @@ impl CalledApp {
             let message = format!("`{actor}` may not use model {name}");
             return Err(NotDone::new(NotDoneKind::Denied, "forbidden", message));
         }
-        let reader = app.projections().model(&name).ok_or_else(|| {
+        let reader = app.model(&name).await.ok().flatten().ok_or_else(|| {
             let message = format!("the projection that writes `{name}` is not ready");
             NotDone::new(NotDoneKind::Busy, "projection_unavailable", message).retry_after(RETRY)
         })?;

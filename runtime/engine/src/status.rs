@@ -102,21 +102,17 @@ pub struct FunctionStatus {
 }
 
 impl FunctionStatus {
-    pub(crate) fn of(pool: &dyn Pool) -> Self {
-        let function = pool.function();
-        let count = |count: &AtomicU64| count.load(Ordering::Relaxed);
-        let instances = pool.instances();
-        let state = FunctionState::of(pool, instances);
-        let usage = function.used_before().map(|account| account.usage());
-        let usage = usage.as_ref();
+    /// One that the engine has not made: nobody has called it since its app was opened. `usage` is of before.
+    #[must_use]
+    pub fn cold(app: AppName, function: Text, module: Digest, usage: Option<&FunctionUsage>) -> Self {
         let of = |what: fn(&FunctionUsage) -> u64| usage.map_or(0, what);
         Self {
-            app: function.spec.app.clone(),
-            function: function.spec.function.clone(),
-            module: function.module.digest(),
-            state,
-            instances,
-            loads: function.module.loads(),
+            app,
+            function,
+            module,
+            state: FunctionState::Cold,
+            loads: 0,
+            instances: 0,
             inits: of(|usage| usage.instances),
             init_micros: of(|usage| usage.init_micros),
             calls: of(|usage| usage.invocations + usage.throttled),
@@ -126,8 +122,24 @@ impl FunctionStatus {
             cpu_micros: of(|usage| usage.cpu_micros),
             billed_millis: of(|usage| usage.billed_millis),
             memory_peak_bytes: of(|usage| usage.memory_peak_bytes),
+            logged_bytes: 0,
+            dropped_log_bytes: 0,
+        }
+    }
+
+    pub(crate) fn of(pool: &dyn Pool) -> Self {
+        let function = pool.function();
+        let count = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        let instances = pool.instances();
+        let usage = function.used_before().map(|account| account.usage());
+        let spec = &function.spec;
+        Self {
+            state: FunctionState::of(pool, instances),
+            instances,
+            loads: function.module.loads(),
             logged_bytes: count(&function.source.logged),
             dropped_log_bytes: count(&function.source.dropped),
+            ..Self::cold(spec.app.clone(), spec.function.clone(), function.module.digest(), usage.as_ref())
         }
     }
 }

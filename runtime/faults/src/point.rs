@@ -62,6 +62,10 @@ points! {
     CloseBeforeNote = "close.before-note",
     /// A log is closed; the index was not flushed.
     CloseAfterNote = "close.after-note",
+    /// An app was closed with nothing left to do, and the note of that is not in place.
+    RestBeforeNote = "rest.before-note",
+    /// The note is in place.
+    RestAfterNote = "rest.after-note",
     /// A batch is about to go to the index.
     IndexBeforeBatch = "index.before-batch",
     /// It is in the index, and still in memory too.

@@ -5,7 +5,7 @@ use crate::control::{ControlPlane, Functions};
 use crate::data::DataPlane;
 use crate::metrics::Metrics;
 use crate::serve::{Port, PortCounts, PortLimits};
-use ebb_app::node::{Node, NodeDeps, NodeError};
+use ebb_app::node::{Node, NodeDeps, NodeError, NodeOptions};
 use ebb_domain::port::Clock;
 use ebb_domain::port::storage::{Storage, StorageError};
 use ebb_domain::time::Timestamp;
@@ -60,7 +60,7 @@ pub struct Server {
 }
 
 impl Server {
-    /// Starts a node. When this returns, every deployed app is open and both ports answer.
+    /// Starts a node. When this returns, both ports answer; an app is opened by its first use.
     ///
     /// # Errors
     /// An address is taken, the data folder is in use or damaged, or the engine does not run here.
@@ -93,7 +93,7 @@ impl Server {
         let engine = Arc::new(engine);
         let since = clock.now();
         let deps = NodeDeps { storage: storage.clone(), models, engine: engine.clone(), clock };
-        let node = Node::open(deps).await?;
+        let node = Node::open(deps, NodeOptions { idle: config.app_idle }).await?;
 
         let (stop, stopping) = watch::channel(false);
         let metrics = Arc::new(Metrics::default());

@@ -34,6 +34,8 @@ pub struct Config {
     pub log: LogConfig,
     /// `index.cache`: memory for the indexes of the log, in bytes.
     pub index_cache: u64,
+    /// `apps.idle`: how long an app stays open without being used.
+    pub app_idle: Duration,
     /// `drain`: how long requests in flight may take at shutdown.
     pub drain: Duration,
 }

@@ -12,7 +12,7 @@ use ebb_domain::commit::CommitNumber;
 use ebb_domain::digest::Digest;
 use ebb_domain::name::AppName;
 use ebb_domain::port::Clock;
-use ebb_domain::port::log::EventLog;
+use ebb_domain::port::log::{Durable, EventLog};
 use ebb_domain::port::storage::{Snapshots, Storage, StorageError};
 use ebb_domain::text::Text;
 use ebb_faults::{Point, crash_point};
@@ -21,6 +21,9 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
+
+/// The note that an app is at rest, beside its log.
+const REST: &str = "rest.json";
 
 /// The app name whose log is the node's own.
 pub const SYSTEM: &str = "system";
@@ -48,7 +51,8 @@ impl StorageOptions {
 
 /// Everything a node keeps, in one folder, which one process at a time may open:
 ///
-/// `node.lock` · `secret.key` · `system/log/` and `apps/{app}/log/`: segments · `blobs/`: files by digest · `index/`: sled,
+/// `node.lock` · `secret.key` · `system/log/` and `apps/{app}/log/`: segments · `apps/{app}/rest.json`: a note that the app
+/// was closed with nothing left to do · `blobs/`: files by digest · `index/`: sled,
 /// which holds only what the logs can rebuild.
 pub struct DiskStorage {
     data: PathBuf,
@@ -146,7 +150,9 @@ impl DiskStorage {
                 .filter_map(|slot| if let Slot::Open(log, _) = slot { log.upgrade() } else { None })
                 .collect()
         };
-        open.iter().for_each(|log| log.close());
+        for log in &open {
+            log.close();
+        }
         if let Err(error) = self.db.flush() {
             tracing::warn!(%error, "the indexes were not flushed; the next start brings them up to date");
         }
@@ -161,13 +167,13 @@ impl DiskStorage {
         loop {
             match logs.get(app) {
                 None => break,
-                Some(Slot::Open(log, _)) => {
-                    if let Some(log) = log.upgrade() {
-                        return Ok(log);
-                    }
+                Some(Slot::Open(log, _)) => match log.upgrade() {
+                    // Who still holds it may read on; its place is another's.
+                    Some(log) if log.is_closed() => break,
+                    Some(log) => return Ok(log),
                     // Its last holder let go, and is about to close it.
-                    self.held.closed.wait(&mut logs);
-                }
+                    None => self.held.closed.wait(&mut logs),
+                },
                 Some(Slot::Busy) => self.held.closed.wait(&mut logs),
             }
         }
@@ -189,7 +195,7 @@ impl DiskStorage {
             let (held, app) = (Arc::clone(&self.held), app.clone());
             Arc::new(log.on_release(move || {
                 let mut logs = held.logs.lock();
-                // After a removal the slot may be another log's.
+                // After it was closed, or removed, the slot may be another log's.
                 if matches!(logs.get(&app), Some(Slot::Open(_, theirs)) if *theirs == opening) {
                     logs.remove(&app);
                 }
@@ -222,6 +228,10 @@ impl DiskStorage {
         self.held.logs.lock().remove(app);
         self.held.closed.notify_all();
         done
+    }
+
+    fn rest_path(&self, app: &AppName) -> PathBuf {
+        self.data.join("apps").join(&**app).join(REST)
     }
 
     fn remove_files(&self, app: &AppName) -> Result<(), StorageError> {
@@ -339,6 +349,40 @@ impl Storage for DiskStorage {
         Ok(self.log(app)?)
     }
 
+    fn rest(&self, app: &AppName) -> Result<Option<Durable>, StorageError> {
+        let path = self.rest_path(app);
+        match std::fs::read(&path) {
+            // A note that can't be read is none.
+            Ok(bytes) => Ok(serde_json::from_slice(&bytes).ok()),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(StorageError(format!("{}: {error}", path.display()))),
+        }
+    }
+
+    fn note_rest(&self, app: &AppName, rest: Option<Durable>) -> Result<(), StorageError> {
+        let path = self.rest_path(app);
+        let io = |error: std::io::Error| StorageError(format!("{}: {error}", path.display()));
+        if let Some(rest) = rest {
+            let note = serde_json::to_vec(&rest).map_err(|error| StorageError(error.to_string()))?;
+            crash_point(Point::RestBeforeNote);
+            // Not synced: without it the app is opened at the next start, and finds nothing to do.
+            let unfinished = path.with_extension("new");
+            std::fs::write(&unfinished, note)
+                .and_then(|()| std::fs::rename(&unfinished, &path))
+                .map_err(io)?;
+            crash_point(Point::RestAfterNote);
+            return Ok(());
+        }
+        match std::fs::remove_file(&path) {
+            Ok(()) => match path.parent() {
+                Some(folder) => RealDisk.sync_folder(folder).map_err(io),
+                None => Ok(()),
+            },
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(io(error)),
+        }
+    }
+
     fn snapshots(&self, app: &AppName) -> Result<Arc<dyn Snapshots>, StorageError> {
         let tree = self.db.open_tree(snapshot_tree(app)).map_err(|error| StorageError(error.to_string()))?;
         Ok(Arc::new(SledSnapshots(tree)))
@@ -383,7 +427,7 @@ mod tests {
     use super::*;
     use crate::testing::ManualClock;
     use crate::testing::conformance::{all_data, append, commit, event, stream, with_key};
-    use ebb_domain::event::{EventId, Revision};
+    use ebb_domain::event::{EventId, Position, Revision};
     use ebb_domain::port::storage::Snapshot;
 
     fn options() -> StorageOptions {
@@ -508,6 +552,47 @@ mod tests {
         drop(held);
         assert!(Arc::ptr_eq(&log, &storage.open_log(&app("bank")).unwrap()));
         assert_eq!(all_data(&*log).await, ["new"]);
+    }
+
+    #[tokio::test]
+    async fn a_log_that_was_closed_is_opened_again_also_while_a_reader_holds_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let storage = DiskStorage::open(folder.path(), options()).unwrap();
+        let held = storage.open_log(&app("bank")).unwrap();
+        append(&*held, commit("account-1", vec![event("Opened", "1")])).await;
+        let end = *held.durable().borrow();
+        assert_eq!(held.close(), Some(end));
+        assert_eq!(held.close(), Some(end), "once is enough");
+
+        let log = storage.open_log(&app("bank")).unwrap();
+        append(&*log, commit("account-1", vec![event("Opened", "2")])).await;
+        assert_eq!(
+            (all_data(&*held).await, all_data(&*log).await),
+            (vec!["1".into()], vec!["1".into(), "2".into()])
+        );
+        drop(held);
+        assert!(Arc::ptr_eq(&log, &storage.open_log(&app("bank")).unwrap()));
+    }
+
+    #[test]
+    fn a_note_that_an_app_is_at_rest_is_there_until_it_is_taken_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let storage = DiskStorage::open(folder.path(), options()).unwrap();
+        let bank = app("bank");
+        drop(storage.open_log(&bank).unwrap());
+        assert_eq!(storage.rest(&bank).unwrap(), None);
+        storage.note_rest(&bank, None).unwrap();
+        let end = Durable { commit: CommitNumber(3), position: Position(7) };
+        storage.note_rest(&bank, Some(end)).unwrap();
+        assert_eq!(storage.rest(&bank).unwrap(), Some(end));
+        std::fs::write(storage.rest_path(&bank), "{\"commit\":3").unwrap();
+        assert_eq!(storage.rest(&bank).unwrap(), None, "half a note is none");
+        storage.note_rest(&bank, Some(end)).unwrap();
+        storage.note_rest(&bank, None).unwrap();
+        assert_eq!(storage.rest(&bank).unwrap(), None);
+        storage.note_rest(&bank, Some(end)).unwrap();
+        storage.remove_app(&bank).unwrap();
+        assert_eq!(storage.rest(&bank).unwrap(), None, "a removed app leaves nothing");
     }
 
     #[tokio::test]

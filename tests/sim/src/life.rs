@@ -324,7 +324,7 @@ async fn look(node: &Node) -> Result<History, String> {
     }
     let status = node.projections.status();
     let serving = &status.first().expect("one projection").serving;
-    let rows = world.models.rows(&serving.version);
+    let rows = world.models.rows(&serving.version.expect("it runs"));
     let mut streams = BTreeMap::new();
     let (mut applied, mut all) = (0, 0);
     for ((_, key), row) in &rows {

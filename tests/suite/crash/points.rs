@@ -73,6 +73,7 @@ fn stimulus(point: Point) -> (Stimulus, u64) {
             (S::Purge, 1)
         }
         P::CloseBeforeNote | P::CloseAfterNote => (S::Stop, 2),
+        P::RestBeforeNote | P::RestAfterNote => (S::Stop, 1),
         P::OpenAfterRewrite | P::OpenBeforeEpoch | P::OpenAfterEpoch | P::OpenDone => (S::Start, 2),
         P::IndexRebuild => (S::StartWithoutIndex, 1),
     }
@@ -178,10 +179,14 @@ impl World {
         self.node.fault(&plan.fault());
         match self.node.try_start().await {
             Err(_) => self.node.died(PATIENCE).await == Some(SIGKILL),
-            Ok(_) => {
-                self.node.kill().await;
-                false
-            }
+            // Behind the start comes the app, which the last end left with something to do.
+            Ok(_) => match self.node.app("notes").get("/events?limit=1").send().await {
+                Err(_) => self.node.died(PATIENCE).await == Some(SIGKILL),
+                Ok(_) => {
+                    self.node.kill().await;
+                    false
+                }
+            },
         }
     }
 

@@ -1,6 +1,7 @@
 //! One deployed version of an aggregate: its manifest entry, its module, its schemas.
 
 use super::request::CommandErrorKind;
+use crate::deferred::{Deferred, Make};
 use bytes::Bytes;
 use ebb_domain::commit::{Outcome, Refusal};
 use ebb_domain::digest::Digest;
@@ -26,6 +27,39 @@ pub struct AggregateFunction {
     pub command_schemas: HashMap<CommandName, JsonSchema>,
     /// Compiled schemas of event data, by type.
     pub event_schemas: HashMap<EventType, JsonSchema>,
+}
+
+/// A version of an aggregate whose module and schemas may not have been looked at yet.
+pub struct DeferredFunction {
+    spec: AggregateSpec,
+    function: Deferred<Arc<AggregateFunction>>,
+}
+
+impl DeferredFunction {
+    pub(crate) fn new(spec: AggregateSpec, make: Make<Arc<AggregateFunction>>) -> Self {
+        Self { spec, function: Deferred::new(make) }
+    }
+
+    /// Its manifest entry.
+    pub(crate) fn spec(&self) -> &AggregateSpec {
+        &self.spec
+    }
+
+    /// The function, if it has been made.
+    pub(crate) fn made(&self) -> Option<&Arc<AggregateFunction>> {
+        self.function.made()
+    }
+
+    /// The function, made now if it was not.
+    pub(crate) async fn get(&self) -> Result<Arc<AggregateFunction>, CommandErrorKind> {
+        self.function.get().await.map_err(CommandErrorKind::Unavailable)
+    }
+}
+
+impl From<AggregateFunction> for DeferredFunction {
+    fn from(function: AggregateFunction) -> Self {
+        Self { spec: function.spec.clone(), function: Deferred::of(Arc::new(function)) }
+    }
 }
 
 /// The empty body.

@@ -2,7 +2,7 @@
 //!
 //! `service` admits a command and waits for the disk; `mailbox` puts the commands of one stream in order; `runner`
 //! decides them one after another on `warm` state and stages what was decided; `function` holds a module to what its
-//! manifest entry declares. `state` shows what an aggregate's state was.
+//! manifest entry declares, and is made when it is first needed. `state` shows what an aggregate's state was.
 
 mod function;
 mod mailbox;
@@ -15,8 +15,8 @@ mod tests;
 mod warm;
 
 pub use ebb_domain::commit::Precondition;
-pub use function::AggregateFunction;
 pub(crate) use function::list;
+pub use function::{AggregateFunction, DeferredFunction};
 pub use mailbox::CAPACITY as MAILBOX_CAPACITY;
 pub use request::{CommandError, CommandErrorKind, CommandReply, CommandRequest, ReplyEvent};
 pub use service::CommandService;

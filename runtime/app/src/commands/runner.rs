@@ -86,7 +86,10 @@ impl Runner<'_> {
             return Decided::failed(CommandErrorKind::OutOfTime(command.patience));
         }
         for _ in 0..ATTEMPTS {
-            let function = self.slot.current();
+            let function = match self.slot.function().await {
+                Ok(function) => function,
+                Err(kind) => return Decided::failed(kind),
+            };
             if warm.as_ref().is_some_and(|warm| !warm.is_good(&function)) {
                 *warm = None;
             }

@@ -3,7 +3,7 @@
 //! Promise: an answer is given only when the commit it tells of, and every commit that was decided on, is durable.
 //! Runners stage without waiting (`runner`); the waiting happens here, in the caller's own task.
 
-use super::function::{AggregateFunction, list};
+use super::function::{AggregateFunction, DeferredFunction, list};
 use super::mailbox::{Mailboxes, Posted};
 use super::request::{CommandError, CommandErrorKind, CommandReply, CommandRequest};
 use super::runner::{Command, Decided, Runner};
@@ -11,6 +11,7 @@ use super::state::StateError;
 use super::warm::WarmCache;
 use ebb_domain::commit::{CommandId, IdempotencyKey};
 use ebb_domain::digest::Digest;
+use ebb_domain::port::guest::CallError;
 use ebb_domain::port::log::{EventLog, GroupFailure, KeyMatch, ReadError, Settlement};
 use ebb_domain::port::storage::Snapshots;
 use ebb_domain::stream::{StreamId, StreamKey};
@@ -46,8 +47,7 @@ struct Inner {
     mailboxes: Mailboxes<Job>,
     /// Keys that are being decided, by actor and key.
     in_flight: Mutex<HashMap<(Text, Text), Digest>>,
-    runners: AtomicUsize,
-    idle: Notify,
+    runners: Arc<Runners>,
     closing: AtomicBool,
 }
 
@@ -62,28 +62,33 @@ struct Job {
 
 /// An aggregate's current version, and what is warm of it.
 pub(crate) struct AggregateSlot {
-    current: RwLock<Arc<AggregateFunction>>,
+    current: RwLock<Arc<DeferredFunction>>,
     pub(crate) warm: WarmCache,
     reaping: AtomicBool,
 }
 
 impl AggregateSlot {
-    pub(crate) fn new(function: Arc<AggregateFunction>) -> Self {
+    fn new(function: Arc<DeferredFunction>) -> Self {
         Self { current: RwLock::new(function), warm: WarmCache::new(), reaping: AtomicBool::new(false) }
     }
 
-    pub(crate) fn current(&self) -> Arc<AggregateFunction> {
-        self.current.read().clone()
+    /// The version that serves, made if it was not yet.
+    pub(crate) async fn function(&self) -> Result<Arc<AggregateFunction>, CommandErrorKind> {
+        if let Some(made) = self.current.read().made() {
+            return Ok(made.clone());
+        }
+        let deferred = self.current.read().clone();
+        deferred.get().await
     }
 
-    fn swap(&self, function: Arc<AggregateFunction>) {
+    fn swap(&self, function: Arc<DeferredFunction>) {
         *self.current.write() = function;
         self.warm.clear();
     }
 
     /// Warm aggregates that the function's instances can hold.
     fn capacity(&self) -> usize {
-        let instances = self.current.read().spec.instances;
+        let instances = self.current.read().spec().instances;
         instances.max.get() as usize * instances.aggregates.get() as usize
     }
 
@@ -94,7 +99,7 @@ impl AggregateSlot {
             return;
         }
         let slot = Arc::downgrade(self);
-        let idle = self.current.read().spec.instances.idle.max(Duration::from_millis(10));
+        let idle = self.current.read().spec().instances.idle.max(Duration::from_millis(10));
         tokio::spawn(async move {
             loop {
                 tokio::time::sleep(idle / 2).await;
@@ -120,8 +125,7 @@ impl CommandService {
                 slots: RwLock::default(),
                 mailboxes: Mailboxes::new(),
                 in_flight: Mutex::default(),
-                runners: AtomicUsize::new(0),
-                idle: Notify::new(),
+                runners: Arc::default(),
                 closing: AtomicBool::new(false),
             }),
         }
@@ -129,11 +133,12 @@ impl CommandService {
 
     /// Puts these versions in the place of those there are. Commands under way finish with the version that they
     /// started with; those that wait are decided by the new one.
-    pub fn deploy(&self, functions: Vec<AggregateFunction>) {
+    pub fn deploy(&self, functions: Vec<impl Into<DeferredFunction>>) {
         let mut slots = self.inner.slots.write();
         let mut next = HashMap::with_capacity(functions.len());
         for function in functions {
-            let (name, function) = (function.spec.name.text().clone(), Arc::new(function));
+            let function: Arc<DeferredFunction> = Arc::new(function.into());
+            let name = function.spec().name.text().clone();
             let slot = match slots.remove(name.as_bytes()) {
                 Some(slot) => {
                     slot.swap(function);
@@ -146,6 +151,13 @@ impl CommandService {
         *slots = next;
     }
 
+    /// The versions that serve and keep instances ready.
+    pub(crate) fn kept_ready(&self) -> Vec<Arc<DeferredFunction>> {
+        let slots = self.inner.slots.read();
+        let functions = slots.values().map(|slot| slot.current.read().clone());
+        functions.filter(|function| function.spec().instances.warm > 0).collect()
+    }
+
     /// Decides a command, and answers when that is durable.
     ///
     /// A caller that goes away leaves the command to its fate: if it was not decided yet, it is not.
@@ -154,7 +166,7 @@ impl CommandService {
     /// It was not accepted: see [`CommandErrorKind`].
     pub async fn execute(&self, request: CommandRequest) -> Result<CommandReply, CommandError> {
         let inner = &self.inner;
-        let (slot, command) = inner.admit(request)?;
+        let (slot, command) = inner.admit(request).await?;
         let (id, command) = (command.id, Arc::new(command));
         for _ in 0..REWINDS {
             if let Ok(answer) = inner.attempt(&slot, &command).await {
@@ -165,23 +177,30 @@ impl CommandService {
     }
 
     /// The version of an aggregate that serves.
-    pub(crate) fn aggregate(&self, name: &str) -> Result<Arc<AggregateFunction>, StateError> {
-        let slots = self.inner.slots.read();
-        slots.get(name.as_bytes()).map(|slot| slot.current()).ok_or_else(|| StateError::UnknownAggregate {
+    pub(crate) async fn aggregate(&self, name: &str) -> Result<Arc<AggregateFunction>, StateError> {
+        let slot = self.inner.slots.read().get(name.as_bytes()).cloned();
+        let slot = slot.ok_or_else(|| StateError::UnknownAggregate {
             aggregate: name.chars().take(80).collect(),
-            known: list(slots.keys()),
-        })
+            known: list(self.inner.slots.read().keys()),
+        })?;
+        slot.function().await.map_err(|error| StateError::Module(CallError::Failed(error.to_string())))
+    }
+
+    /// Whether no command is being decided.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.inner.runners.count.load(Ordering::SeqCst) == 0
     }
 
     /// Takes no more commands, and waits until those under way are staged.
     pub async fn close(&self) {
         self.inner.closing.store(true, Ordering::SeqCst);
+        let runners = &self.inner.runners;
         loop {
-            let idle = self.inner.idle.notified();
-            if self.inner.runners.load(Ordering::SeqCst) == 0 {
+            let none_left = runners.none_left.notified();
+            if runners.count.load(Ordering::SeqCst) == 0 {
                 break;
             }
-            idle.await;
+            none_left.await;
         }
         for slot in self.inner.slots.read().values() {
             slot.warm.clear();
@@ -201,7 +220,7 @@ type Answer = Result<CommandReply, CommandError>;
 
 impl Inner {
     /// Everything that can be said without looking at the stream.
-    fn admit(&self, request: CommandRequest) -> Result<(Arc<AggregateSlot>, Command), CommandError> {
+    async fn admit(&self, request: CommandRequest) -> Result<(Arc<AggregateSlot>, Command), CommandError> {
         if self.closing.load(Ordering::Acquire) {
             return Err(CommandErrorKind::ShuttingDown.into());
         }
@@ -213,7 +232,7 @@ impl Inner {
             }
             .into());
         };
-        let function = slot.current();
+        let function = slot.function().await?;
         if !function.spec.allow.permits(&request.actor) {
             let aggregate = function.spec.name.to_string();
             return Err(CommandErrorKind::Forbidden { actor: request.actor, aggregate }.into());
@@ -339,7 +358,11 @@ impl Inner {
             Posted::Full => return Err(CommandErrorKind::Throttled { retry_after: MAILBOX_RETRY }),
             Posted::First => {
                 let stream = command.stream.clone();
-                run_here_first(Box::pin(async move { guard.0.run(stream).await }));
+                run_here_first(Box::pin(async move {
+                    // All of it, and not only the field that is named.
+                    let guard = guard;
+                    guard.inner.run(stream).await;
+                }));
             }
         }
         Ok(decided)
@@ -362,7 +385,7 @@ impl Inner {
                 continue;
             }
             if slot.as_ref().is_none_or(|slot| !Arc::ptr_eq(slot, &job_slot)) {
-                warm = job_slot.warm.take(&stream, &job_slot.current());
+                warm = job_slot.warm.take(&stream);
                 slot = Some(job_slot.clone());
             }
             let runner =
@@ -396,20 +419,33 @@ fn run_here_first(mut runner: Pin<Box<impl Future<Output = ()> + Send + 'static>
     }
 }
 
-/// Counts a runner for as long as it lives, so that closing can wait for the last one.
-struct RunnerGuard(Arc<Inner>);
+/// What a runner holds for as long as it lives. It lets go of the command path, and so of the log, before it is counted
+/// out: who has waited for the last runner shares the log with none.
+struct RunnerGuard {
+    inner: Arc<Inner>,
+    _counted: Counted,
+}
+
+struct Counted(Arc<Runners>);
+
+/// Runners that live.
+#[derive(Default)]
+struct Runners {
+    count: AtomicUsize,
+    none_left: Notify,
+}
 
 impl RunnerGuard {
     fn new(inner: &Arc<Inner>) -> Self {
-        inner.runners.fetch_add(1, Ordering::SeqCst);
-        Self(inner.clone())
+        inner.runners.count.fetch_add(1, Ordering::SeqCst);
+        Self { inner: inner.clone(), _counted: Counted(inner.runners.clone()) }
     }
 }
 
-impl Drop for RunnerGuard {
+impl Drop for Counted {
     fn drop(&mut self) {
-        if self.0.runners.fetch_sub(1, Ordering::AcqRel) == 1 {
-            self.0.idle.notify_waiters();
+        if self.0.count.fetch_sub(1, Ordering::SeqCst) == 1 {
+            self.0.none_left.notify_waiters();
         }
     }
 }

@@ -92,7 +92,7 @@ impl App {
         revision: Option<Revision>,
     ) -> Result<PastState, StateError> {
         let _place = self.folding().try_acquire().map_err(|_| StateError::Busy)?;
-        let function = self.aggregate(stream.category())?;
+        let function = self.aggregate(stream.category()).await?;
         let own = function.spec.instances;
         let module = self.deps().engine.commands(FunctionSpec {
             app: self.name().clone(),

@@ -39,10 +39,9 @@ impl WarmCache {
         Self { idle: Mutex::new(LruCache::unbounded()) }
     }
 
-    /// Takes a stream's warm aggregate, if it is of this version and nothing that it was folded from has failed.
-    pub(crate) fn take(&self, stream: &StreamId, function: &Arc<AggregateFunction>) -> Option<Warm> {
-        let (_, warm) = self.idle.lock().pop(stream)?;
-        warm.is_good(function).then_some(warm)
+    /// Takes a stream's warm aggregate, if it has one: good or not is the taker's to see.
+    pub(crate) fn take(&self, stream: &StreamId) -> Option<Warm> {
+        self.idle.lock().pop(stream).map(|(_, warm)| warm)
     }
 
     /// Keeps an aggregate warm; makes room for it where its function has no more slots.

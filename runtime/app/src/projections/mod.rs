@@ -3,7 +3,7 @@
 //! [`Projections`] holds an app's projections and swaps their versions; a `projector` runs one version: it reads the
 //! log behind its mark, has each batch applied (`lanes`, over an `overlay` of the committed rows), and commits rows and
 //! mark in one transaction; a version that is built beside another takes its place by `swap`. `failure` decides what becomes of events that fail, `parking` holds what was parked and
-//! carries out commands about it, and `reader` reads models from the version that serves.
+//! carries out commands about it, and `reader` reads models from the version that serves. `lazy` starts them all when they are first needed.
 //!
 //! An event function is run by the same parts: it follows the log as a projection without rows does, and `effects` says
 //! how it differs.
@@ -17,6 +17,7 @@
 mod effects;
 mod failure;
 mod lanes;
+mod lazy;
 mod overlay;
 mod parking;
 mod projector;
@@ -30,6 +31,7 @@ mod version;
 mod window;
 
 pub use effects::Effects;
+pub(crate) use lazy::LazyProjections;
 pub use parking::{Retried, Seek, Skipped};
 pub use reader::{ModelReader, NotFresh, Waited};
 pub use service::{ProjectionDeployment, ProjectionDeps, ProjectionError, Projections};

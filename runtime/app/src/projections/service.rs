@@ -5,7 +5,7 @@ use super::overlay::Models;
 use super::parking::{Command, Retried, Seek, Skipped};
 use super::projector::{Projector, Runner};
 use super::reader::ModelReader;
-use super::status::{Kind, ProjectionStatus};
+use super::status::{Kind, ProjectionStatus, State};
 use super::version::{self, Body, Program, Version};
 use crate::app::App;
 use ebb_domain::digest::Digest;
@@ -291,7 +291,7 @@ impl Projections {
         let spec = &deployment.spec;
         let function = FunctionSpec {
             app: self.deps.app.clone(),
-            function: format!("projection.{}", spec.name).into(),
+            function: crate::deploy::projection_function(&spec.name),
             trigger: TriggerKind::Datasource,
             module: deployment.module,
             limits: spec.limits,
@@ -491,6 +491,15 @@ impl Projections {
             }
         };
         self.slots.read().values().map(status).collect()
+    }
+
+    /// Whether all have read the log up to here, wait for more, and none is being built.
+    pub(crate) fn are_done(&self, end: Position) -> bool {
+        self.slots.read().values().all(|slot| {
+            let serving = slot.serving();
+            let building = slot.building().filter(|building| !Arc::ptr_eq(building, &serving));
+            building.is_none() && serving.state() == State::Live && serving.passed() == end
+        })
     }
 
     /// Parked keys of the version that serves, in order of key, those behind `after`.

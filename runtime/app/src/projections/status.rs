@@ -28,6 +28,8 @@ pub enum State {
         /// Why, and what to do.
         reason: String,
     },
+    /// It had read all that is durable when its app was closed, of which nothing is open since.
+    Idle,
     /// Its module is not known any more; it serves what it has until its successor has caught up.
     Superseded,
     /// It was stopped.
@@ -35,7 +37,7 @@ pub enum State {
 }
 
 impl State {
-    /// Its name: `catching-up`, `live`, `retrying`, `halted`, `superseded`, `stopped`.
+    /// Its name: `catching-up`, `live`, `retrying`, `halted`, `idle`, `superseded`, `stopped`.
     #[must_use]
     pub fn name(&self) -> &'static str {
         match self {
@@ -43,6 +45,7 @@ impl State {
             Self::Live => "live",
             Self::Retrying { .. } => "retrying",
             Self::Halted { .. } => "halted",
+            Self::Idle => "idle",
             Self::Superseded => "superseded",
             Self::Stopped => "stopped",
         }
@@ -57,7 +60,7 @@ impl State {
     }
 }
 
-/// What a version has done since the node started.
+/// What a version has done since its app was opened.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Counters {
     /// Events applied.
@@ -73,8 +76,8 @@ pub struct Counters {
 /// A version of a projection.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct VersionStatus {
-    /// Its name.
-    pub version: ProjectionVersion,
+    /// Its name; none while nobody had to look for it.
+    pub version: Option<ProjectionVersion>,
     /// What it is doing.
     #[serde(flatten)]
     pub state: State,
@@ -84,13 +87,13 @@ pub struct VersionStatus {
     pub lag: u64,
     /// Parked keys.
     pub parked: u64,
-    /// What it has done since the node started.
+    /// What it has done since its app was opened.
     #[serde(flatten)]
     pub counters: Counters,
     /// What went wrong last, if anything did.
     pub last_error: Option<String>,
-    /// Bytes on disk.
-    pub size_bytes: u64,
+    /// Bytes on disk; none while nobody had to look.
+    pub size_bytes: Option<u64>,
 }
 
 /// What follows the log.
@@ -119,6 +122,21 @@ pub struct ProjectionStatus {
 }
 
 impl ProjectionStatus {
+    /// One of which only its app's rest is known: it has read everything up to there, and nothing is parked.
+    pub(crate) fn resting(name: ProjectionName, kind: Kind, models: Vec<ModelName>, rest: Position) -> Self {
+        let serving = VersionStatus {
+            version: None,
+            state: State::Idle,
+            mark: rest,
+            lag: 0,
+            parked: 0,
+            counters: Counters::default(),
+            last_error: None,
+            size_bytes: None,
+        };
+        Self { name, kind, models, serving, building: None }
+    }
+
     /// Whether people should look: halted, or trying again, or with parked keys.
     #[must_use]
     pub fn needs_attention(&self) -> bool {

@@ -212,14 +212,14 @@ impl Version {
         let mark = *body.passed.borrow();
         let parked = body.parks.lock().count;
         VersionStatus {
-            version: self.key,
+            version: Some(self.key),
             state: progress.state,
             mark,
             lag: end.0.saturating_sub(mark.0),
             parked,
             counters: progress.counters,
             last_error: progress.last_error,
-            size_bytes: body.store.size_bytes(),
+            size_bytes: Some(body.store.size_bytes()),
         }
     }
 }

@@ -23,7 +23,7 @@ pub use report::{
 use crate::app::App;
 use crate::bundle::Bundle;
 use crate::commands::{AggregateFunction, list};
-use crate::deploy::{self, DeployError, functions};
+use crate::deploy::{self, DeployError, Release};
 use decider::{Decider, Verdict};
 use ebb_domain::commit::{Commit, CommitNumber};
 use ebb_domain::digest::Digest;
@@ -159,22 +159,26 @@ impl App {
     ) -> Result<ReplayReport, ReplayError> {
         let _one_at_a_time = self.replaying().try_lock().map_err(|_| ReplayError::Busy)?;
         let engine = &self.deps().engine;
-        let checked = match &candidate {
-            Some(bundle) => deploy::check(engine, bundle).await?,
-            None => deploy::restore(engine, &self.deps().storage, &self.deployment()).await?,
+        let release = match &candidate {
+            Some(bundle) => Release::given(deploy::check(engine, bundle).await?),
+            None => self.release(),
         };
-        let all = functions(engine, &checked)?.aggregates;
+        let aggregates = &release.manifest.aggregates;
         if let Some(aggregate) = &options.aggregate
-            && !all.iter().any(|function| function.spec.name == *aggregate)
+            && !aggregates.contains_key(aggregate)
         {
-            let known = list(all.iter().map(|function| function.spec.name.clone()));
+            let known = list(aggregates.keys());
             return Err(ReplayError::UnknownAggregate { aggregate: aggregate.clone(), known });
         }
-        let mut subjects = HashMap::new();
-        for function in all {
-            let subject = Subject::new(engine, self.name(), function)?;
-            subjects.insert(subject.function.spec.name.text().clone(), Arc::new(subject));
-        }
+        let (engine, app) = (engine.clone(), self.name().clone());
+        let subjects = tokio::task::spawn_blocking(move || {
+            let subject = |aggregate| {
+                let subject = Subject::new(&engine, &app, release.aggregate(&engine, aggregate)?)?;
+                Ok::<_, ReplayError>((aggregate.text().clone(), Arc::new(subject)))
+            };
+            release.manifest.aggregates.keys().map(subject).collect::<Result<Subjects, _>>()
+        });
+        let subjects = subjects.await.map_err(|error| ReplayError::Broken(error.to_string()))??;
         replay(self.log().clone(), subjects, options, progress).await
     }
 }

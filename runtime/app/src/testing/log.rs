@@ -50,6 +50,7 @@ struct State {
     limbo: Vec<Commit>,
     poisoned: Option<String>,
     unavailable: Option<String>,
+    closed: bool,
     failing_reads: u32,
     reads: u64,
     /// The latest time that anybody was told.
@@ -109,6 +110,17 @@ impl MemoryLog {
     #[must_use]
     pub fn reads(&self) -> u64 {
         self.state.lock().reads
+    }
+
+    /// Whether it was closed, and not opened again since.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.state.lock().closed
+    }
+
+    /// Takes appends again after it was closed, as a log that is opened again.
+    pub(super) fn open_again(&self) {
+        self.state.lock().closed = false;
     }
 
     /// Opens a poisoned log again, with or without the commits whose outcome was unknown.
@@ -207,6 +219,9 @@ impl State {
     fn stage(&mut self, commit: NewCommit, now: Timestamp) -> Result<Staged, AppendError> {
         if let Some(why) = &self.poisoned {
             return Err(AppendError::Poisoned(why.clone()));
+        }
+        if self.closed {
+            return Err(AppendError::Unavailable("it was closed".into()));
         }
         if let Some(why) = &self.unavailable {
             return Err(AppendError::Unavailable(why.clone()));
@@ -469,6 +484,13 @@ impl EventLog for MemoryLog {
         Box::pin(ready(
             self.look(|commits| commits.iter().find(|commit| commit.header.command_id == command).cloned()),
         ))
+    }
+
+    fn close(&self) -> Option<Durable> {
+        self.settle();
+        let mut state = self.state.lock();
+        state.closed = true;
+        state.poisoned.is_none().then(|| state.durable_mark())
     }
 }
 

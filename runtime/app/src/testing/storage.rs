@@ -5,7 +5,7 @@ use bytes::Bytes;
 use ebb_domain::digest::Digest;
 use ebb_domain::name::AppName;
 use ebb_domain::port::Clock;
-use ebb_domain::port::log::EventLog;
+use ebb_domain::port::log::{Durable, EventLog};
 use ebb_domain::port::storage::{Snapshot, Snapshots, Storage, StorageError};
 use ebb_domain::stream::StreamId;
 use parking_lot::Mutex;
@@ -22,6 +22,9 @@ pub struct MemoryStorage {
 struct State {
     logs: BTreeMap<AppName, Arc<MemoryLog>>,
     blobs: HashMap<Digest, Bytes>,
+    rests: HashMap<AppName, Durable>,
+    openings: HashMap<AppName, u32>,
+    blobs_read: u32,
     failing_removals: u32,
     failing_openings: u32,
 }
@@ -40,6 +43,24 @@ impl MemoryStorage {
     /// The next so many openings of logs fail.
     pub fn fail_openings(&self, count: u32) {
         self.state.lock().failing_openings = count;
+    }
+
+    /// The log of an app, if it has one.
+    #[must_use]
+    pub fn log(&self, app: &AppName) -> Option<Arc<MemoryLog>> {
+        self.state.lock().logs.get(app).cloned()
+    }
+
+    /// How often an app's log was opened.
+    #[must_use]
+    pub fn openings(&self, app: &AppName) -> u32 {
+        self.state.lock().openings.get(app).copied().unwrap_or_default()
+    }
+
+    /// How many kept files were read.
+    #[must_use]
+    pub fn blobs_read(&self) -> u32 {
+        self.state.lock().blobs_read
     }
 
     /// Apps that have a log, the node's own among them.
@@ -63,9 +84,25 @@ fn fault(left: &mut u32) -> Result<(), StorageError> {
 impl Storage for MemoryStorage {
     fn open_log(&self, app: &AppName) -> Result<Arc<dyn EventLog>, StorageError> {
         let mut state = self.state.lock();
+        *state.openings.entry(app.clone()).or_default() += 1;
         fault(&mut state.failing_openings)?;
         let log = state.logs.entry(app.clone());
-        Ok(log.or_insert_with(|| Arc::new(MemoryLog::new(self.clock.clone()))).clone())
+        let log = log.or_insert_with(|| Arc::new(MemoryLog::new(self.clock.clone()))).clone();
+        log.open_again();
+        Ok(log)
+    }
+
+    fn rest(&self, app: &AppName) -> Result<Option<Durable>, StorageError> {
+        Ok(self.state.lock().rests.get(app).copied())
+    }
+
+    fn note_rest(&self, app: &AppName, rest: Option<Durable>) -> Result<(), StorageError> {
+        let mut state = self.state.lock();
+        match rest {
+            Some(rest) => state.rests.insert(app.clone(), rest),
+            None => state.rests.remove(app),
+        };
+        Ok(())
     }
 
     fn snapshots(&self, _: &AppName) -> Result<Arc<dyn Snapshots>, StorageError> {
@@ -76,6 +113,7 @@ impl Storage for MemoryStorage {
         let mut state = self.state.lock();
         fault(&mut state.failing_removals)?;
         state.logs.remove(app);
+        state.rests.remove(app);
         Ok(())
     }
 
@@ -86,7 +124,9 @@ impl Storage for MemoryStorage {
     }
 
     fn blob(&self, digest: &Digest) -> Result<Bytes, StorageError> {
-        let found = self.state.lock().blobs.get(digest).cloned();
+        let mut state = self.state.lock();
+        state.blobs_read += 1;
+        let found = state.blobs.get(digest).cloned();
         found.ok_or_else(|| StorageError(format!("there is no file {}", digest.short())))
     }
 }

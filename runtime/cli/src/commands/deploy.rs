@@ -155,6 +155,7 @@ mod tests {
             deployed_at: Timestamp(1_357_023_600_000_000 + number * 60_000_000),
             deployed_by: "anonymous".into(),
             rollback_to,
+            offers: None,
         };
         insta::assert_snapshot!(render(&[deployment(1, None), deployment(2, None), deployment(3, Some(1))], Output::plain()), @r"
         number  deployed at          by         manifest

@@ -9,6 +9,7 @@ use crate::embedded::{Signals, ready_line, shut_down};
 use crate::failure::{Exit, Failure};
 use crate::output::{Elapsed, Output};
 use crate::project::Project;
+use ebb_app::app::App;
 use ebb_app::bundle::{Bundle, normalise};
 use ebb_app::deploy::{DeployError, Deployment};
 use ebb_domain::digest::Digest;
@@ -17,6 +18,7 @@ use ebb_domain::name::AppName;
 use ebb_server::{Config, Server, telemetry};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Instant;
 use tokio::task::JoinHandle;
 use watch::Watch;
@@ -62,7 +64,7 @@ pub(crate) async fn run(output: Output, mut args: Dev) -> Result<Exit, Failure> 
     }
     output.line(ready_line(&session.server, &config))?;
     if let Ok(()) = first {
-        session.show_urls();
+        session.show_urls().await;
     }
     let what_next = if watch.is_some() { "watching for changes; Ctrl-C ends" } else { "Ctrl-C ends" };
     output.note(output.note_style().faint(what_next));
@@ -77,7 +79,7 @@ pub(crate) async fn run(output: Output, mut args: Dev) -> Result<Exit, Failure> 
         let was_deployed = session.serving.is_some();
         tokio::select! {
             done = session.round(false) => match done {
-                Ok(()) if !was_deployed => session.show_urls(),
+                Ok(()) if !was_deployed => session.show_urls().await,
                 Ok(()) => {}
                 Err(failure) => {
                     output.failure(&failure);
@@ -135,10 +137,10 @@ impl Session {
         let bundle = project.bundle();
         let style = self.output.note_style();
         let node = self.server.node();
-        if node.app(&manifest.name).is_some_and(|app| is_of(&app.deployment(), &bundle)) {
+        if node.deployed_app(&manifest.name).is_some_and(|app| is_of(&app.deployment(), &bundle)) {
             let name = style.strong(&manifest.name);
             self.output.note(format_args!("{} {name}: nothing has changed", style.good("serving")));
-            self.follow_activity(&manifest.name);
+            self.follow_activity(&manifest.name).await;
             return Ok(());
         }
         let deployed = node.deploy(&manifest.name, bundle, None, ACTOR).await;
@@ -153,17 +155,17 @@ impl Session {
             deployment.number,
             Elapsed(started.elapsed())
         ));
-        self.follow_activity(&manifest.name);
+        self.follow_activity(&manifest.name).await;
         Ok(())
     }
 
     /// The app serves: shows its commits from now on. Once, and again if the app has another name now.
-    fn follow_activity(&mut self, name: &AppName) {
+    async fn follow_activity(&mut self, name: &AppName) {
         if self.serving.as_ref() == Some(name) {
             return;
         }
         self.serving = Some(name.clone());
-        if let Some(app) = self.server.node().app(name) {
+        if let Some(app) = self.open(name).await {
             let task = tokio::spawn(activity::show(self.output, app));
             if let Some(before) = self.activity.replace(task) {
                 before.abort();
@@ -171,9 +173,13 @@ impl Session {
         }
     }
 
-    fn show_urls(&self) {
+    async fn open(&self, name: &AppName) -> Option<Arc<App>> {
+        self.server.node().deployed_app(name)?.app().await.ok()
+    }
+
+    async fn show_urls(&self) {
         let Some(name) = &self.serving else { return };
-        let Some(app) = self.server.node().app(name) else { return };
+        let Some(app) = self.open(name).await else { return };
         let manifest = app.manifest();
         // An app under an earlier name may still be there.
         let prefix =
@@ -249,6 +255,7 @@ mod tests {
             deployed_at: Timestamp::default(),
             deployed_by: ACTOR.to_owned(),
             rollback_to: None,
+            offers: None,
         };
         assert!(is_of(&deployment, &bundle("one")), "however the manifest writes the path");
         assert!(!is_of(&deployment, &bundle("two")));

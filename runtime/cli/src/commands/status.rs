@@ -58,6 +58,7 @@ type Column = (&'static str, &'static str, Align);
 
 const APPS: &[Column] = &[
     ("app", "/app", Align::Left),
+    ("state", "/state", Align::Left),
     ("deployment", "/deployment/number", Align::Right),
     ("deployed at", "/deployment/deployed_at", Align::Left),
     ("position", "/position", Align::Right),
@@ -132,7 +133,7 @@ mod tests {
     #[test]
     fn status_shows_a_table_for_each_kind_and_leaves_out_what_nobody_has() {
         let apps = json!([{
-            "app": "bank", "hosts": [], "position": 1234,
+            "app": "bank", "state": "idle", "hosts": [], "position": 1234,
             "deployment": { "number": 3, "deployed_at": "2013-01-01T07:00:00.000001Z" }
         }]);
         let projections = json!([{
@@ -140,8 +141,8 @@ mod tests {
             "state": "catching-up", "mark": 1230, "lag": 4, "parked": 0, "last_error": null
         }]);
         insta::assert_snapshot!(render(&apps, &projections, &json!([]), Palette(false)), @r"
-        app   deployment  deployed at          position  hosts
-        bank           3  2013-01-01 07:00:00     1,234
+        app   state  deployment  deployed at          position  hosts
+        bank  idle            3  2013-01-01 07:00:00     1,234
 
         projection  app   state        position  lag  parked
         balances    bank  catching-up     1,230    4       0

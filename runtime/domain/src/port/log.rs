@@ -7,13 +7,14 @@ use crate::event::{Position, Revision, StoredEvent};
 use crate::stream::StreamId;
 use crate::text::Text;
 use crate::time::Timestamp;
+use serde::{Deserialize, Serialize};
 use std::collections::HashSet;
 use std::sync::Arc;
 use thiserror::Error;
 use tokio::sync::watch;
 
 /// How far the log is on disk. Readers see nothing above it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Durable {
     /// The last durable commit.
     pub commit: CommitNumber,
@@ -291,4 +292,8 @@ pub trait EventLog: Send + Sync + 'static {
 
     /// The commit of one command; none if it left none.
     fn find_command(&self, command: CommandId) -> Future<'_, Result<Option<Commit>, ReadError>>;
+
+    /// Writes what is staged, and closes: later appends are refused, and reads go on. Gives the log's end if all of it is
+    /// durable and the log says so itself; none where only opening it again can tell. Blocks.
+    fn close(&self) -> Option<Durable>;
 }

@@ -1,6 +1,6 @@
 //! What a node keeps besides rows: logs by app, snapshots, modules by digest.
 
-use super::log::EventLog;
+use super::log::{Durable, EventLog};
 use crate::digest::Digest;
 use crate::event::{EventId, Revision};
 use crate::name::AppName;
@@ -47,6 +47,20 @@ pub trait Storage: Send + Sync + 'static {
     /// # Errors
     /// The log is damaged, or locked by another process, which the text names.
     fn open_log(&self, app: &AppName) -> Result<Arc<dyn EventLog>, StorageError>;
+
+    /// Where an app's log ended when the app was put to rest: closed in order, every projection at that end, nothing
+    /// parked. None: there may be something to do that nobody has to ask for.
+    ///
+    /// # Errors
+    /// The note could not be read.
+    fn rest(&self, app: &AppName) -> Result<Option<Durable>, StorageError>;
+
+    /// Notes that an app is at rest, or, durably and before it is opened, that it is not. A note that is lost costs an
+    /// opening at the next start. Blocks.
+    ///
+    /// # Errors
+    /// The disk would not take it.
+    fn note_rest(&self, app: &AppName, rest: Option<Durable>) -> Result<(), StorageError>;
 
     /// Snapshots of an app.
     ///

@@ -58,10 +58,12 @@ settings! {
     MAX_WALL = "functions.max-wall", "EBB_FUNCTIONS_MAX_WALL", "a duration from \"1s\" to \"15min\"", "15min";
     FORMAT = "log.format", "EBB_LOG_FORMAT", "\"text\" or \"json\"", "text";
     LEVEL = "log.level", "EBB_LOG", "a level or directives, as in \"info,ebb_store=debug\"", "info";
+    APP_IDLE = "apps.idle", "EBB_APPS_IDLE", "a duration from \"10ms\" to \"24h\"", "10min";
     CACHE = "index.cache", "EBB_INDEX_CACHE", "a size from 1MiB to 64GiB", "64MiB";
 }
 
-const TOP_LEVEL: &str = "data, drain, [http], [control], [auth], [limits], [functions], [log] and [index]";
+const TOP_LEVEL: &str =
+    "data, drain, [http], [control], [auth], [limits], [functions], [log], [apps] and [index]";
 
 /// One thing that is wrong with the settings.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -173,6 +175,10 @@ pub(super) fn parse(
             }),
         },
         index_cache: reader.size(&CACHE, (1 << 20)..=(64 << 30)),
+        app_idle: reader.one(&APP_IDLE, |text| {
+            let range = Duration::from_millis(10)..=Duration::from_secs(24 * 3600);
+            parse_duration(text).ok().filter(|idle| range.contains(idle))
+        }),
         drain: reader.duration(&DRAIN, 0..=3600),
     };
     reader.check(&config);
@@ -417,7 +423,7 @@ mod tests {
         .unwrap_err();
         insta::assert_snapshot!(problems, @r#"
         ebbtide.toml:1: `data` takes a folder
-        ebbtide.toml:2: `colour` is not a setting; there are data, drain, [http], [control], [auth], [limits], [functions], [log] and [index]
+        ebbtide.toml:2: `colour` is not a setting; there are data, drain, [http], [control], [auth], [limits], [functions], [log], [apps] and [index]
         ebbtide.toml:4: `http.address` is `nowhere`; it takes an IP address and a port, as in "127.0.0.1:8080"
         ebbtide.toml:5: `http.port` is not a setting; there are http.address
         ebbtide.toml:7: `limits.body` is `5TiB`; it takes a size from 1KiB to 64MiB

@@ -6,14 +6,15 @@ use crate::http::body::RequestBody;
 use crate::http::problem::{
     APP_NAME_MISMATCH, APP_UNAVAILABLE, BAD_HEADER, BAD_QUERY, DEPLOYMENT_CONFLICT, DEPLOYMENT_NOT_FOUND,
     DEPLOYMENT_NOT_SERVED, HOST_TAKEN, INTERNAL, MANIFEST_INVALID, MANIFEST_MISSING, NOT_JSON,
-    PURGE_INCOMPLETE, Problem, STORAGE_UNAVAILABLE, UNKNOWN_APP, UNSUPPORTED_MEDIA_TYPE,
+    PURGE_INCOMPLETE, Problem, SHUTTING_DOWN, STORAGE_UNAVAILABLE, UNKNOWN_APP, UNSUPPORTED_MEDIA_TYPE,
 };
 use crate::http::reply::{Reply, empty, json};
 use crate::http::target::{parameters, shorten};
 use bytes::Bytes;
 use ebb_app::app::App;
 use ebb_app::bundle::Bundle;
-use ebb_app::deploy::{DeployError, Deployment};
+use ebb_app::deploy::{DeployError, Deployment, Offers};
+use ebb_app::node::{DeployedApp, NotServed};
 use ebb_domain::name::AppName;
 use ebb_domain::text::Text;
 use http::header::{CONTENT_TYPE, ETAG, IF_MATCH, IF_NONE_MATCH};
@@ -33,11 +34,7 @@ const SMALL: usize = 64 << 10;
 
 impl ControlPlane {
     pub(super) fn apps(&self, parts: &Parts) -> Reply {
-        let mut apps = self.node.apps();
-        apps.sort_by(|a, b| a.name().cmp(b.name()));
-        let mut apps: Vec<Value> = apps.iter().map(|app| summary(app)).collect();
-        let closed = self.node.closed_apps().into_iter();
-        apps.extend(closed.map(|(app, why)| json!({ "app": app, "unavailable": why })));
+        let apps: Vec<Value> = self.node.apps().iter().map(|app| summary(app)).collect();
         unless_known(&parts.headers, &json!({ "apps": apps }))
     }
 
@@ -127,10 +124,20 @@ impl ControlPlane {
         Ok(empty(StatusCode::NO_CONTENT))
     }
 
-    pub(super) fn find(&self, app: &str) -> Result<Arc<App>, Problem> {
-        self.node.app(app).ok_or_else(|| match self.node.why_closed(app) {
-            Some(why) => APP_UNAVAILABLE.detail(format!("app `{app}` can't be opened")).with("reason", why),
-            None => unknown_app(app),
+    fn find(&self, app: &str) -> Result<Arc<DeployedApp>, Problem> {
+        self.node.deployed_app(app).ok_or_else(|| unknown_app(app))
+    }
+
+    /// An app, opened.
+    pub(super) async fn open(&self, app: &str) -> Result<Arc<App>, Problem> {
+        self.find(app)?.app().await.map_err(|error| match error {
+            NotServed::Unavailable(why) => {
+                APP_UNAVAILABLE.detail(format!("app `{app}` can't be opened")).with("reason", why)
+            }
+            NotServed::Removed => unknown_app(app),
+            NotServed::ShuttingDown => {
+                SHUTTING_DOWN.detail("the node is shutting down").retry_after(Duration::from_secs(1))
+            }
         })
     }
 
@@ -149,18 +156,34 @@ impl ControlPlane {
     }
 }
 
-fn summary(app: &App) -> Value {
-    let (manifest, deployment) = (app.manifest(), app.deployment());
-    json!({
+/// What is told of an app; it is not opened for that.
+fn summary(app: &DeployedApp) -> Value {
+    let (status, mut deployment) = (app.status(), Deployment::clone(&app.deployment()));
+    // Told below.
+    let offers = deployment.offers.take();
+    let offers = offers.as_ref();
+    let of_kind = |kind| offers.map(|offers| offers.of_kind(kind).collect::<Vec<_>>()).unwrap_or_default();
+    let mut summary = json!({
         "app": app.name(),
-        "hosts": manifest.hosts,
-        "deployment": &*deployment,
-        "position": app.log().durable().borrow().position,
-        "aggregates": manifest.aggregates.keys().collect::<Vec<_>>(),
-        "models": manifest.models.keys().collect::<Vec<_>>(),
-        "model_keys": manifest.models.iter().map(|(name, model)| (name, &model.schema.key)).collect::<BTreeMap<_, _>>(),
-        "projections": manifest.projections.keys().collect::<Vec<_>>(),
-    })
+        "state": status.state,
+        "hosts": offers.map(|offers| &*offers.hosts).unwrap_or_default(),
+        "deployment": deployment,
+        "position": status.end.map(|end| end.position),
+        "aggregates": of_kind("aggregate"),
+        "functions": of_kind("function"),
+        "models": offers.map(Offers::models).unwrap_or_default(),
+        "projections": of_kind("projection"),
+    });
+    if let Some(open) = app.if_open() {
+        let manifest = open.manifest();
+        let keys: BTreeMap<_, _> =
+            manifest.models.iter().map(|(name, model)| (name, &model.schema.key)).collect();
+        summary["model_keys"] = json!(keys);
+    }
+    if let Some(why) = status.unavailable {
+        summary["unavailable"] = why.into();
+    }
+    summary
 }
 
 fn deployed(deployment: &Deployment) -> Reply {

@@ -9,6 +9,7 @@ use ebb_engine::{FunctionState, FunctionStatus};
 use http::request::Parts;
 use serde_json::json;
 use std::cmp::Reverse;
+use std::collections::{HashMap, HashSet};
 
 /// What a list is to have.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -87,10 +88,33 @@ impl Wanted {
 }
 
 impl ControlPlane {
+    /// Every deployed function, by app and name: those that the engine knows, and those that nobody has called since
+    /// their app was opened.
+    fn function_list(&self) -> Vec<FunctionStatus> {
+        let mut functions = (self.functions.status)();
+        let usage = (self.functions.usage)();
+        let usage: HashMap<_, _> =
+            usage.iter().map(|usage| ((&*usage.app, &*usage.function), usage)).collect();
+        let known: HashSet<_> =
+            functions.iter().map(|function| (function.app.clone(), function.function.clone())).collect();
+        for app in self.node.apps() {
+            let deployment = app.deployment();
+            for offered in deployment.offers.iter().flat_map(|offers| &offers.functions) {
+                let name = (app.name().clone(), offered.name.clone());
+                if !known.contains(&name) {
+                    let used = usage.get(&(&*name.0, &*name.1)).copied();
+                    functions.push(FunctionStatus::cold(name.0, name.1, offered.module, used));
+                }
+            }
+        }
+        functions.sort_by(|a, b| (&*a.app, &*a.function).cmp(&(&*b.app, &*b.function)));
+        functions
+    }
+
     /// `GET /functions?app=&search=&order=&limit=`. `total` and `states` are of all that match.
     pub(super) fn function_status(&self, parts: &Parts) -> Result<Reply, Problem> {
         let wanted = Wanted::of(parts.uri.query())?;
-        let mut functions = (self.functions.status)();
+        let mut functions = self.function_list();
         functions.retain(|function| wanted.has(function));
         let total = functions.len();
         let in_state = |state| functions.iter().filter(|function| function.state == state).count();

@@ -11,7 +11,9 @@ use crate::http::problem::{
 use crate::http::reply::{Reply, json};
 use crate::http::target::{parameters, shorten};
 use crate::metrics::Page;
-use ebb_app::projections::{ProjectionError, ProjectionStatus, Seek};
+use ebb_app::app::App;
+use ebb_app::node::AppStatus;
+use ebb_app::projections::{ProjectionError, ProjectionStatus, Projections, Seek};
 use ebb_domain::event::Position;
 use ebb_domain::manifest::Beginning;
 use ebb_domain::name::{AppName, ProjectionName};
@@ -68,25 +70,22 @@ impl ControlPlane {
         let mut projections = Vec::new();
         let apps = self.node.apps();
         for app in apps.iter().filter(|app| only.as_deref().is_none_or(|only| only == &**app.name())) {
-            projections.extend(app.projections().status().iter().map(|status| shown(app.name(), status)));
+            projections.extend(app.status().projections.iter().map(|status| shown(app.name(), status)));
         }
         Ok(unless_known(&parts.headers, &json!({ "projections": projections })))
     }
 
-    pub(super) fn projection_metrics(&self, page: &mut Page) {
-        let mut statuses = Vec::new();
-        for app in self.node.apps() {
-            for status in app.projections().status() {
-                statuses.push((app.name().clone(), status));
-            }
-        }
+    pub(super) fn projection_metrics(&self, apps: &[(AppName, AppStatus)], page: &mut Page) {
+        let statuses =
+            apps.iter().flat_map(|(app, status)| status.projections.iter().map(move |one| (app, one)));
+        let statuses: Vec<_> = statuses.collect();
         page.family(
             "ebbtide_projection_position",
             "gauge",
             "The last event that the projection has applied.",
         );
         for (app, status) in &statuses {
-            page.value(&[("app", app), ("projection", &status.name)], status.serving.mark);
+            page.value(&[("app", &***app), ("projection", &status.name)], status.serving.mark);
         }
         page.family(
             "ebbtide_projection_lag_events",
@@ -94,7 +93,7 @@ impl ControlPlane {
             "Durable events that the projection has not seen.",
         );
         for (app, status) in &statuses {
-            page.value(&[("app", app), ("projection", &status.name)], status.serving.lag);
+            page.value(&[("app", &***app), ("projection", &status.name)], status.serving.lag);
         }
         page.family(
             "ebbtide_projection_parked_keys",
@@ -102,13 +101,13 @@ impl ControlPlane {
             "Keys whose events wait for someone to retry or skip them.",
         );
         for (app, status) in &statuses {
-            page.value(&[("app", app), ("projection", &status.name)], status.serving.parked);
+            page.value(&[("app", &***app), ("projection", &status.name)], status.serving.parked);
         }
     }
 
     pub(super) async fn rebuild(&self, app: &str, name: &str) -> Result<Reply, Problem> {
-        let app = self.find(app)?;
-        app.projections().rebuild(&projection(name)?).await.map_err(problem)?;
+        let app = self.open(app).await?;
+        projections(&app).await?.rebuild(&projection(name)?).await.map_err(problem)?;
         Ok(json(StatusCode::ACCEPTED, &json!({ "projection": name, "rebuilding": true })))
     }
 
@@ -119,13 +118,14 @@ impl ControlPlane {
         parts: &Parts,
         body: RequestBody,
     ) -> Result<Reply, Problem> {
-        let app = self.find(app)?;
+        let app = self.open(app).await?;
         let SeekTo { to } = read_json(parts, body, "{\"to\": \"now\" | \"start\" | POSITION}").await?;
         let to = match to {
             To::Beginning(beginning) => Seek::To(beginning),
             To::Behind(position) => Seek::Behind(Position(position)),
         };
-        let position = app.projections().seek(&projection(name)?, to).await.map_err(problem)?;
+        let seeking = projections(&app).await?.seek(&projection(name)?, to).await;
+        let position = seeking.map_err(problem)?;
         Ok(json(StatusCode::OK, &json!({ "function": name, "position": position })))
     }
 
@@ -151,8 +151,9 @@ impl ControlPlane {
                 }
             }
         }
-        let app = self.find(app)?;
-        let keys = app.projections().parked(&projection(name)?, after, limit).await.map_err(problem)?;
+        let app = self.open(app).await?;
+        let keys =
+            projections(&app).await?.parked(&projection(name)?, after, limit).await.map_err(problem)?;
         let next = keys.last().filter(|_| keys.len() == limit).map(|parked| parked.key.clone());
         Ok(json(StatusCode::OK, &json!({ "parked": keys, "next": next })))
     }
@@ -164,9 +165,9 @@ impl ControlPlane {
         parts: &Parts,
         body: RequestBody,
     ) -> Result<Reply, Problem> {
-        let app = self.find(app)?;
+        let app = self.open(app).await?;
         let Key { key } = read_json(parts, body, "{\"key\": KEY}").await?;
-        let retried = app.projections().retry(&projection(name)?, &key).await.map_err(problem)?;
+        let retried = projections(&app).await?.retry(&projection(name)?, &key).await.map_err(problem)?;
         Ok(json(StatusCode::OK, &json!(retried)))
     }
 
@@ -177,20 +178,24 @@ impl ControlPlane {
         parts: &Parts,
         body: RequestBody,
     ) -> Result<Reply, Problem> {
-        let app = self.find(app)?;
+        let app = self.open(app).await?;
         let Skip { key, whole } = read_json(parts, body, "{\"key\": KEY, \"whole\": true|false}").await?;
         let projection = projection(name)?;
-        let skipped = app.projections().skip(&projection, &key, whole).await.map_err(problem)?;
+        let skipped = projections(&app).await?.skip(&projection, &key, whole).await.map_err(problem)?;
         let mut answer = json!(skipped);
         // Who leaves an event out wants those behind it in the rows.
         if skipped.remaining > 0 {
-            let retried = app.projections().retry(&projection, &key).await.map_err(problem)?;
+            let retried = projections(&app).await?.retry(&projection, &key).await.map_err(problem)?;
             answer["applied"] = retried.applied.into();
             answer["remaining"] = retried.remaining.into();
             answer["failed"] = json!(retried.failed);
         }
         Ok(json(StatusCode::OK, &answer))
     }
+}
+
+async fn projections(app: &App) -> Result<&Projections, Problem> {
+    app.projections().await.map_err(problem)
 }
 
 fn projection(name: &str) -> Result<ProjectionName, Problem> {

@@ -25,7 +25,7 @@ impl ControlPlane {
         let path = parts.uri.path();
         // The data plane takes the rest of the path apart itself, undecoded.
         let rest = path.match_indices('/').nth(2).map_or("", |(at, _)| &path[at..]);
-        let app = self.find(app)?;
+        let app = self.open(app).await?;
         match self.data.read_as_operator(&app, rest, parts, operator).await {
             Some(answer) => answer,
             None => Err(NOT_FOUND.detail(format!("there is nothing at `{}`", shorten(path)))),
@@ -45,7 +45,7 @@ impl ControlPlane {
                 BAD_QUERY.detail(format!("`revision` is `{value}`; it takes a whole number from 0"))
             })?));
         }
-        let app = self.find(app)?;
+        let app = self.open(app).await?;
         let stream = StreamId::parse(stream).map_err(|error| INVALID_KEY.detail(error.to_string()))?;
         let state = app.state_at(&stream, revision).await.map_err(problem)?;
         let mut reply = json(StatusCode::OK, &shown(&stream, &state));

@@ -36,8 +36,8 @@ impl Drop for Run {
 
 impl ControlPlane {
     pub(super) async fn replay(&self, app: &str, parts: &Parts, body: RequestBody) -> Result<Reply, Problem> {
-        let app = self.find(app)?;
         let options = options(parts)?;
+        let app = self.open(app).await?;
         let has_candidate = parts.headers.contains_key(CONTENT_TYPE)
             || parts.headers.get(CONTENT_LENGTH).is_some_and(|length| length != "0")
             || !body.is_end_stream();

@@ -4,24 +4,28 @@ use super::ControlPlane;
 use crate::http::problem::SHUTTING_DOWN;
 use crate::http::reply::{Reply, full, json};
 use crate::metrics::Page;
+use ebb_app::deploy::Deployment;
+use ebb_app::node::{AppState, AppStatus};
+use ebb_domain::name::AppName;
 use http::header::CONTENT_TYPE;
 use http::{HeaderValue, StatusCode};
+use serde_json::json as value;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 /// The process answers. Nothing else: a node that waits for its disk must not be killed for it.
 pub(super) fn live() -> Reply {
-    json(StatusCode::OK, &serde_json::json!({ "status": "live" }))
+    json(StatusCode::OK, &value!({ "status": "live" }))
 }
 
 impl ControlPlane {
-    /// Whether requests should be sent here. The node opened every app before this port was bound.
+    /// Whether requests should be sent here. Apps are opened by their first use.
     pub(super) fn ready(&self) -> Reply {
         if *self.stopping.borrow() {
             let detail = "the node is shutting down";
             return SHUTTING_DOWN.detail(detail).retry_after(Duration::from_secs(1)).into_reply();
         }
-        json(StatusCode::OK, &serde_json::json!({ "status": "ready" }))
+        json(StatusCode::OK, &value!({ "status": "ready" }))
     }
 
     pub(super) fn metrics_page(&self) -> Reply {
@@ -35,25 +39,39 @@ impl ControlPlane {
             "Connections answered 503: there were too many.",
         );
         page.value(&[], self.counts.refused.load(Ordering::Relaxed));
-        let apps = self.node.apps();
+        let apps: Vec<(AppName, AppStatus)> =
+            self.node.apps().iter().map(|app| (app.name().clone(), app.status())).collect();
+        page.family("ebbtide_apps", "gauge", "Deployed apps by how much of them is there.");
+        for state in [AppState::Idle, AppState::Busy, AppState::Open, AppState::Unavailable] {
+            let count = apps.iter().filter(|(_, status)| status.state == state).count();
+            page.value(&[("state", state.name())], count);
+        }
+        // Where the log of an app ends that nobody has opened since a crash, nobody knows.
+        let ends = || apps.iter().filter_map(|(app, status)| Some((app, status.end?)));
         page.family(
             "ebbtide_events_appended_total",
             "counter",
             "Durable events of the app: its last position.",
         );
-        for app in &apps {
-            page.value(&[("app", app.name())], app.log().durable().borrow().position);
+        for (app, end) in ends() {
+            page.value(&[("app", app)], end.position);
         }
         page.family(
             "ebbtide_commits_appended_total",
             "counter",
             "Durable commits of the app, remembered refusals included.",
         );
-        for app in &apps {
-            page.value(&[("app", app.name())], app.log().durable().borrow().commit);
+        for (app, end) in ends() {
+            page.value(&[("app", app)], end.commit);
         }
-        self.projection_metrics(&mut page);
-        page.census(&(self.functions.census)());
+        self.projection_metrics(&apps, &mut page);
+        let mut census = (self.functions.census)();
+        let offered =
+            |deployment: &Deployment| deployment.offers.as_ref().map_or(0, |offers| offers.functions.len());
+        let deployed: usize = self.node.apps().iter().map(|app| offered(&app.deployment())).sum();
+        // Most are unknown to the engine: nobody has called them.
+        census.cold = deployed.saturating_sub(census.loaded + census.warm);
+        page.census(&census);
         page.functions((self.functions.usage)());
         page.process();
         let mut reply = full(StatusCode::OK, page.finish());

@@ -10,17 +10,22 @@ use crate::http::body::{Overrun, RequestBody};
 use crate::http::cors::{Origin, authority};
 use crate::http::problem::{BAD_PATH, METHOD_NOT_ALLOWED, ORIGIN_NOT_ALLOWED, Problem};
 use crate::http::reply::{Reply, streamed};
+use bytes::Bytes;
 use ebb_app::app::App;
 use ebb_app::functions::{HttpEndpoint, Routed};
 use ebb_app::own_app::{CalledApp, Cause};
 use ebb_domain::manifest::function::{HttpMethod, Taken};
-use ebb_domain::port::guest::{CallError, HttpCall};
+use ebb_domain::port::guest::{BodyError, CallError, HttpBody, HttpCall};
 use ebb_domain::text::Text;
 use http::header::{AUTHORIZATION, CONNECTION, EXPECT, HOST, HeaderName, TE, TRANSFER_ENCODING, UPGRADE};
 use http::request::Parts;
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderMap, HeaderValue, Method, Request, Uri};
+use http_body_util::BodyExt as _;
+use hyper::body::{Body, Frame, SizeHint};
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
 const EBB_ACTOR: HeaderName = HeaderName::from_static("ebb-actor");
 const EBB_CORRELATION_ID: HeaderName = HeaderName::from_static("ebb-correlation-id");
@@ -95,14 +100,50 @@ impl DataPlane {
             traceparent: traceparent(request.headers()),
         };
         let call = HttpCall { request, app: Arc::new(CalledApp::new(Arc::downgrade(app), cause)) };
-        let answered = endpoint.function.call(call).await;
+        let answered = match endpoint.function().await {
+            Ok(function) => function.call(call).await,
+            Err(error) => Err(error),
+        };
+        let answered = answered.map(|response| response.map(|body| KeepsOpen::boxed(body, app.clone())));
         finish(answered, &overrun, &endpoint, head)
+    }
+}
+
+/// A response's body, which uses its app to its end.
+struct KeepsOpen {
+    body: HttpBody,
+    _app: Arc<App>,
+}
+
+impl KeepsOpen {
+    fn boxed(body: HttpBody, app: Arc<App>) -> HttpBody {
+        Self { body, _app: app }.boxed_unsync()
+    }
+}
+
+impl Body for KeepsOpen {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        Pin::new(&mut self.body).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
     }
 }
 
 /// The guest's response, or what is said instead of it.
 fn finish(
-    answered: Result<http::Response<ebb_domain::port::guest::HttpBody>, CallError>,
+    answered: Result<http::Response<HttpBody>, CallError>,
     overrun: &Overrun,
     endpoint: &HttpEndpoint,
     head: bool,

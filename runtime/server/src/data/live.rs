@@ -9,10 +9,11 @@ use crate::http::problem::{OVERLOADED, Problem};
 use crate::http::reply::{Reply, stream};
 use crate::metrics::Metrics;
 use bytes::Bytes;
+use ebb_app::app::App;
 use ebb_app::node::Node;
 use ebb_domain::event::{Position, StoredEvent};
 use ebb_domain::name::AppName;
-use ebb_domain::port::log::{Durable, EventFilter, EventLog, ReadLimits};
+use ebb_domain::port::log::{Durable, EventFilter, ReadLimits};
 use http::header::CACHE_CONTROL;
 use http::{HeaderName, HeaderValue};
 use std::fmt::Write as _;
@@ -28,8 +29,8 @@ const HEARTBEAT: Duration = Duration::from_secs(15);
 const PAGE: ReadLimits = ReadLimits { items: 256, bytes: 256 << 10 };
 
 struct Subscription {
-    app: AppName,
-    log: Arc<dyn EventLog>,
+    /// Held, so that nobody closes it for want of use.
+    app: Arc<App>,
     filter: EventFilter,
     /// Everything up to here was sent, or is not wanted.
     at: Position,
@@ -61,11 +62,9 @@ impl DataPlane {
             OVERLOADED.detail(detail).retry_after(Duration::from_secs(5))
         })?;
         self.metrics.live_streams.fetch_add(1, Ordering::Relaxed);
-        let log = call.app.log().clone();
         let subscription = Subscription {
-            app: call.app.name().clone(),
-            durable: log.durable(),
-            log,
+            app: call.app.clone(),
+            durable: call.app.log().durable(),
             filter,
             at: after,
             stopping: self.stopping.clone(),
@@ -100,17 +99,17 @@ impl Subscription {
             }
             let durable = self.durable.borrow_and_update().position;
             if self.at < durable {
-                let batch = match self.log.read(self.at, &self.filter, PAGE).await {
+                let batch = match self.app.log().read(self.at, &self.filter, PAGE).await {
                     Ok(batch) => batch,
                     Err(error) => {
-                        tracing::error!(app = &*self.app, %error, "a live stream ended: the log could not be read");
+                        tracing::error!(app = &**self.app.name(), %error, "a live stream ended: the log could not be read");
                         return None;
                     }
                 };
                 let has_moved = batch.scanned_to > self.at;
                 self.at = self.at.max(batch.scanned_to);
                 if !batch.events.is_empty() {
-                    return Some(frames(&self.app, &batch.events));
+                    return Some(frames(self.app.name(), &batch.events));
                 }
                 if has_moved && Instant::now() < silent_until {
                     // Long stretches of unwanted events, read from memory, must not keep a worker to themselves.
@@ -128,10 +127,9 @@ impl Subscription {
         self.is_served().then(|| Bytes::from(heartbeat(self.at)))
     }
 
-    /// Whether the app is still deployed, and on this log: a stream must not keep the log of a removed one open.
+    /// Whether the app is still deployed: a stream must not keep the log of a removed one open.
     fn is_served(&self) -> bool {
-        let app = self.node.upgrade().and_then(|node| node.app(&self.app));
-        app.is_some_and(|app| Arc::ptr_eq(app.log(), &self.log))
+        self.node.upgrade().is_some_and(|node| node.serves(&self.app))
     }
 }
 

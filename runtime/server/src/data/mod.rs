@@ -17,7 +17,8 @@ use crate::config::EdgeLimits;
 use crate::http::body::RequestBody;
 use crate::http::cors::{self, Origin};
 use crate::http::problem::{
-    APP_REQUIRED, APP_UNAVAILABLE, METHOD_NOT_ALLOWED, NOT_FOUND, ORIGIN_NOT_ALLOWED, Problem, UNKNOWN_APP,
+    APP_REQUIRED, APP_UNAVAILABLE, INTERNAL, METHOD_NOT_ALLOWED, NOT_FOUND, ORIGIN_NOT_ALLOWED, Problem,
+    SHUTTING_DOWN, UNKNOWN_APP,
 };
 use crate::http::reply::{Reply, json, without_body};
 use crate::http::target::{Segments, segment, shorten};
@@ -25,14 +26,14 @@ use crate::metrics::{Metrics, RouteLabel};
 use crate::serve::Plane;
 use cursor::Sealer;
 use ebb_app::app::App;
-use ebb_app::node::Node;
+use ebb_app::node::{DeployedApp, Node, NotServed};
 use ebb_domain::manifest::function::HttpMethod;
 use ebb_domain::manifest::{Allow, Manifest};
 use ebb_domain::text::Text;
 use http::request::Parts;
 use http::{Method, Request, StatusCode};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tokio::sync::{Semaphore, watch};
 
 /// Everything that the data plane answers from.
@@ -142,26 +143,35 @@ impl DataPlane {
         Self { node, auth, limits, sealer: Sealer::new(secret), metrics, live, stopping }
     }
 
-    /// The app that a request is for, and what is left of its path.
-    fn select<'p>(&self, parts: &'p Parts) -> Result<(Arc<App>, &'p str), Problem> {
+    /// The app that a request is for, opened, and what is left of its path.
+    async fn select<'p>(&self, parts: &'p Parts) -> Result<(Arc<App>, &'p str), Problem> {
+        let (deployed, rest) = self.find(parts)?;
+        match deployed.app().await {
+            Ok(app) => Ok((app, rest)),
+            // Why is the operator's to know.
+            Err(NotServed::Unavailable(_)) => {
+                Err(APP_UNAVAILABLE.detail(format!("app `{}` can't be opened", deployed.name())))
+            }
+            Err(NotServed::Removed) => Err(unknown(deployed.name())),
+            Err(NotServed::ShuttingDown) => {
+                Err(SHUTTING_DOWN.detail("the node is shutting down").retry_after(Duration::from_secs(1)))
+            }
+        }
+    }
+
+    fn find<'p>(&self, parts: &'p Parts) -> Result<(Arc<DeployedApp>, &'p str), Problem> {
         let path = parts.uri.path();
         if let Some(behind) = path.strip_prefix("/apps/") {
             let at = behind.find('/').unwrap_or(behind.len());
             let (name, rest) = behind.split_at(at);
             let name = segment(name)?;
-            let app = self.node.app(&name).ok_or_else(|| match self.node.why_closed(&name) {
-                Some(_) => closed(&name),
-                None => UNKNOWN_APP.detail(format!("no app `{}` is deployed", shorten(&name))),
-            })?;
+            let app = self.node.deployed_app(&name).ok_or_else(|| unknown(&name))?;
             return Ok((app, rest));
         }
         let host = cors::authority(&parts.headers, &parts.uri).map(cors::host_of);
         let app = host.and_then(|host| self.node.app_for_host(host)).or_else(|| self.node.only_app());
-        let app = app.ok_or_else(|| match &*self.node.closed_apps() {
-            [(only, _)] if self.node.apps().is_empty() => closed(only),
-            _ => APP_REQUIRED.detail("no app has this host name, and not exactly one app is deployed"),
-        })?;
-        Ok((app, path))
+        let none = || APP_REQUIRED.detail("no app has this host name, and not exactly one app is deployed");
+        Ok((app.ok_or_else(none)?, path))
     }
 
     async fn route(
@@ -218,7 +228,12 @@ impl DataPlane {
             Route::Events => self.events(call).await,
             Route::Rows { model } => self.rows(call, model).await,
             Route::Row { model, key } => self.row(call, model, key).await,
-            Route::OpenApi => Ok(json(StatusCode::OK, &*call.app.openapi())),
+            Route::OpenApi => {
+                let document = call.app.openapi().await;
+                let document =
+                    document.map_err(|error| INTERNAL.detail("a schema can't be read").cause(error))?;
+                Ok(json(StatusCode::OK, &*document))
+            }
         }
     }
 }
@@ -227,7 +242,7 @@ impl Plane for DataPlane {
     async fn answer(&self, request: Request<RequestBody>) -> Reply {
         let started = Instant::now();
         let (mut parts, body) = request.into_parts();
-        let (app, path) = match self.select(&parts) {
+        let (app, path) = match self.select(&parts).await {
             Ok((app, path)) => (app, path.to_owned()),
             Err(problem) => {
                 self.metrics.request(RouteLabel::Other, problem.status(), started.elapsed());
@@ -295,9 +310,8 @@ fn nothing_there(path: &str) -> Problem {
     NOT_FOUND.detail(format!("there is nothing at `{}`", shorten(path)))
 }
 
-/// The app is deployed and could not be opened. Why is the operator's to know.
-fn closed(app: &str) -> Problem {
-    APP_UNAVAILABLE.detail(format!("app `{}` can't be opened", shorten(app)))
+fn unknown(app: &str) -> Problem {
+    UNKNOWN_APP.detail(format!("no app `{}` is deployed", shorten(app)))
 }
 
 #[cfg(test)]

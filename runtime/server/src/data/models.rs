@@ -25,7 +25,7 @@ impl DataPlane {
         if let Some((name, _)) = parameters(call.parts.uri.query())?.first() {
             return Err(BAD_QUERY.detail(format!("a row by its key takes no parameter `{}`", shorten(name))));
         }
-        let reader = reader(call, &model)?;
+        let reader = reader(call, &model).await?;
         let end = self.be_fresh(call, &reader).await?;
         let (mark, row) = reader.get_at(&key).map_err(unreadable)?;
         let headers = freshness_headers(&reader, mark, end);
@@ -43,7 +43,7 @@ impl DataPlane {
     pub(super) async fn rows(&self, call: &Call<'_>, model: &str) -> Result<Reply, Problem> {
         let model = segment(model)?;
         permit(call, &model)?;
-        let reader = reader(call, &model)?;
+        let reader = reader(call, &model).await?;
         // As it is served: the manifest's may be of a version that is still being built.
         let schema = reader.schema();
         let (mut query, cursor) = parse_query(&schema, &parameters(call.parts.uri.query())?)?;
@@ -87,12 +87,14 @@ fn freshness_headers(reader: &ModelReader, mark: Position, end: Position) -> [(H
     [(EBB_POSITION, number(mark.0)), (EBB_LAG, number(lag)), (EBB_PARKED, number(reader.parked_count()))]
 }
 
-fn reader(call: &Call<'_>, model: &str) -> Result<ModelReader, Problem> {
-    let name = ModelName::new(model).ok();
-    name.and_then(|name| call.app.projections().model(&name)).ok_or_else(|| {
+async fn reader(call: &Call<'_>, model: &str) -> Result<ModelReader, Problem> {
+    let not_ready = || {
         let detail = format!("the projection that writes `{model}` is not ready");
         PROJECTION_UNAVAILABLE.detail(detail).retry_after(Duration::from_secs(1))
-    })
+    };
+    let name = ModelName::new(model).map_err(|_| not_ready())?;
+    let reader = call.app.model(&name).await.map_err(|error| not_ready().cause(error))?;
+    reader.ok_or_else(not_ready)
 }
 
 /// Whether the app has the model, and the actor may query it.

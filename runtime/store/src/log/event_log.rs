@@ -438,4 +438,8 @@ impl EventLog for DiskLog {
     fn find_command(&self, command: CommandId) -> Future<'_, Result<Option<Commit>, ReadError>> {
         off_reactor(&self.core, move |core| core.command(command))
     }
+
+    fn close(&self) -> Option<Durable> {
+        self.close()
+    }
 }

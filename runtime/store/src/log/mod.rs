@@ -52,7 +52,6 @@ use sequencer::{Bounds, NotStaged, Prepared, Sequencer};
 use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 use tokio::sync::{Notify, Semaphore, watch};
@@ -116,8 +115,8 @@ struct Core {
     segments: Arc<SegmentSet>,
     index: Index,
     durable: watch::Sender<Durable>,
-    /// The note of a clean shutdown has been written.
-    closed: AtomicBool,
+    /// Whether the note of a clean end has been written; none: not closed.
+    closed: Mutex<Option<bool>>,
 }
 
 /// What [`DiskLog::open`] needs.
@@ -163,7 +162,7 @@ impl DiskLog {
             segments,
             index,
             durable: watch::Sender::new(durable),
-            closed: AtomicBool::new(false),
+            closed: Mutex::new(None),
         });
         let worker = |name, step: Box<dyn Fn() -> Next + Send + Sync>| {
             Arc::new(if stepped { Worker::idle(name) } else { Worker::new(name, options.idle, step) })
@@ -183,14 +182,19 @@ impl DiskLog {
     }
 
     /// Writes what is staged, notes that the log was closed, and brings the index up to date. Later appends are refused.
-    /// Blocks.
-    pub fn close(&self) {
+    /// Gives the end of the log if the note is written, so that nothing is left to be found out. Blocks.
+    pub fn close(&self) -> Option<Durable> {
         self.core.sequencer.lock().close();
         self.core.room.notify_one();
         self.syncer.stop();
         while matches!(self.core.sync_group(&self.indexer), Next::Now) {}
         self.indexer.stop();
-        self.core.close();
+        self.core.close().then(|| *self.core.durable.borrow())
+    }
+
+    /// Whether it has been closed.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.core.closed.lock().is_some()
     }
 
     /// Throws the index away and builds it again from the log. Look-ups wait meanwhile.
@@ -435,20 +439,26 @@ impl Core {
         }
     }
 
-    fn close(&self) {
+    /// Whether there is a note of it.
+    fn close(&self) -> bool {
         while self.index.flush_batch().unwrap_or_else(|error| {
             tracing::warn!(log = self.name, %error, "the index is behind; the next opening brings it up to date");
             false
         }) {}
-        if self.sequencer.lock().poisoned() || self.closed.swap(true, Ordering::AcqRel) {
-            return;
+        *self.closed.lock().get_or_insert_with(|| self.note_close())
+    }
+
+    fn note_close(&self) -> bool {
+        if self.sequencer.lock().poisoned() {
+            return false;
         }
         crash_point(Point::CloseBeforeNote);
         let written = self.writer.lock().write_mark(FLAG_CLOSING);
         crash_point(Point::CloseAfterNote);
-        if let Err(failure) = written {
+        if let Err(failure) = &written {
             tracing::warn!(log = self.name, ?failure, "the log was closed without a note of it");
         }
+        written.is_ok()
     }
 
     fn rebuild_index(&self, why: &str, progress: &mut dyn FnMut(CommitNumber)) -> Result<(), ReadError> {

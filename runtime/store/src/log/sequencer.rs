@@ -348,7 +348,10 @@ impl Sequencer {
     }
 
     pub(crate) fn block_until(&mut self, until: Instant, why: String) {
-        self.blocked = Blocked::Until(until, why);
+        // What is closed stays closed.
+        if !matches!(self.blocked, Blocked::Closed) {
+            self.blocked = Blocked::Until(until, why);
+        }
     }
 
     pub(crate) fn poison(&mut self, why: String) {

@@ -8,6 +8,7 @@ use ebb_domain::port::log::{GroupFailure, Settlement};
 use futures_util::FutureExt as _;
 use proptest::prelude::*;
 use std::path::PathBuf;
+use std::sync::atomic::Ordering;
 
 mod ahead;
 

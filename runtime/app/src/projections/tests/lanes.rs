@@ -146,7 +146,7 @@ proptest! {
                 }
                 let bank = bank.deployed().await;
                 bank.caught_up().await;
-                bank.models.rows(&bank.status().serving.version)
+                bank.models.rows(&bank.status().serving.version.unwrap())
             })
         };
         prop_assert_eq!(rows(count), rows(1));

@@ -23,13 +23,13 @@ async fn an_unchanged_version_goes_on_with_its_new_settings() {
     let mut bank = Bank::open().deployed().await;
     bank.add("ann", 1);
     bank.caught_up().await;
-    let version = bank.status().serving.version;
+    let version = bank.status().serving.version.unwrap();
     bank.spec.batch.max_events = NonZeroUsize::new(3).unwrap();
     let calls = bank.module.calls();
     let bank = bank.deployed().await;
     bank.add("ann", 1);
     bank.caught_up().await;
-    assert_eq!((bank.status().serving.version, bank.balance("ann")), (version, Some(2)));
+    assert_eq!((bank.status().serving.version.unwrap(), bank.balance("ann")), (version, Some(2)));
     assert_eq!(bank.module.calls() - calls, 1, "and nothing was applied again");
 }
 
@@ -40,13 +40,13 @@ async fn a_changed_module_is_built_beside_and_serves_once_it_has_got_as_far() {
         bank.add("ann", 1);
     }
     bank.caught_up().await;
-    let old = bank.status().serving.version;
+    let old = bank.status().serving.version.unwrap();
     let tenfold = bank.provide_tenfold();
     tenfold.gate().set_open(false);
     bank.deploy("tenfold").await;
     bank.until("called", |_| tenfold.calls() == 1).await;
     let status = bank.status();
-    assert_eq!(status.serving.version, old);
+    assert_eq!(status.serving.version.unwrap(), old);
     assert_eq!(status.building.unwrap().mark, Position::START);
     bank.add("ann", 1);
     bank.caught_up().await;
@@ -54,12 +54,12 @@ async fn a_changed_module_is_built_beside_and_serves_once_it_has_got_as_far() {
     tenfold.gate().set_open(true);
     bank.swapped().await;
     assert_eq!(bank.balance("ann"), Some(510));
-    assert_eq!(bank.models.kept(), [bank.status().serving.version], "the old one is gone");
-    let version = bank.status().serving.version;
+    assert_eq!(bank.models.kept(), [bank.status().serving.version.unwrap()], "the old one is gone");
+    let version = bank.status().serving.version.unwrap();
     let bank = bank.restarted().await;
     bank.deploy("tenfold").await;
     assert_eq!(
-        (bank.status().serving.version, bank.balance("ann")),
+        (bank.status().serving.version.unwrap(), bank.balance("ann")),
         (version, Some(510)),
         "the swap is for good"
     );
@@ -154,14 +154,14 @@ async fn a_build_that_a_restart_interrupted_goes_on_while_the_old_rows_serve() {
         bank.add("ann", 1);
     }
     bank.caught_up().await;
-    let old = bank.status().serving.version;
+    let old = bank.status().serving.version.unwrap();
     let tenfold = bank.provide_tenfold();
     tenfold.gate().set_open(false);
     bank.deploy("tenfold").await;
     let bank = bank.restarted().await;
     bank.deploy("tenfold").await;
     let status = bank.status();
-    assert_eq!((status.serving.version, status.serving.state), (old, State::Superseded));
+    assert_eq!((status.serving.version.unwrap(), status.serving.state), (old, State::Superseded));
     assert_eq!((bank.balance("ann"), bank.reader().get_at("ann").unwrap().0), (Some(30), Position(30)));
     tenfold.gate().set_open(true);
     bank.swapped().await;
@@ -199,14 +199,14 @@ async fn a_rebuild_makes_the_rows_again_beside_those_that_serve() {
         bank.add("ann", 1);
     }
     bank.caught_up().await;
-    let old = bank.status().serving.version;
+    let old = bank.status().serving.version.unwrap();
     bank.module.gate().set_open(false);
     bank.projections.rebuild(&name()).await.unwrap();
     assert_eq!(bank.projections.rebuild(&name()).await, Err(ProjectionError::Building(name())));
-    assert_eq!((bank.status().serving.version, bank.balance("ann")), (old, Some(30)));
+    assert_eq!((bank.status().serving.version.unwrap(), bank.balance("ann")), (old, Some(30)));
     bank.module.gate().set_open(true);
     bank.swapped().await;
-    assert_ne!(bank.status().serving.version, old);
+    assert_ne!(bank.status().serving.version.unwrap(), old);
     assert_eq!((bank.balance("ann"), bank.reader().position()), (Some(30), Position(30)));
     let bank = bank.restarted().await.deployed().await;
     assert!(bank.status().building.is_none(), "it is the same version, built again");
@@ -218,14 +218,14 @@ async fn a_rebuild_that_a_restart_interrupted_goes_on() {
     let bank = Bank::open().deployed().await;
     bank.add("ann", 1);
     bank.caught_up().await;
-    let old = bank.status().serving.version;
+    let old = bank.status().serving.version.unwrap();
     bank.module.gate().set_open(false);
     bank.projections.rebuild(&name()).await.unwrap();
     let bank = bank.restarted().await.deployed().await;
     assert!(bank.status().building.is_some());
     bank.module.gate().set_open(true);
     bank.swapped().await;
-    assert_ne!(bank.status().serving.version, old);
+    assert_ne!(bank.status().serving.version.unwrap(), old);
     assert_eq!(bank.balance("ann"), Some(1));
 }
 
