@@ -25,4 +25,5 @@ mod reads;
 mod replay;
 mod support;
 mod tokens;
+mod traces;
 mod usage;

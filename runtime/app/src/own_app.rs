@@ -33,8 +33,6 @@ pub struct Cause {
     pub correlation_id: Text,
     /// The function, `function.transfer`, or the event that it was called with.
     pub causation_id: Text,
-    /// W3C trace context.
-    pub traceparent: Option<Text>,
 }
 
 /// An app, for one call of one of its functions. A call doesn't keep its app alive: to one that is gone it can say
@@ -59,7 +57,7 @@ impl CalledApp {
     }
 
     async fn send_now(&self, command: OwnCommand) -> Result<Accepted, NotDone> {
-        let OwnCommand { aggregate, key, name, data, idempotency_key, precondition } = command;
+        let OwnCommand { aggregate, key, name, data, idempotency_key, precondition, trace } = command;
         if data.len() > cap::BODY_BYTES {
             let message = format!("the data has {} bytes; {} is the most", data.len(), cap::BODY_BYTES);
             return Err(NotDone::new(NotDoneKind::Invalid, "body_too_large", message));
@@ -82,7 +80,7 @@ impl CalledApp {
             idempotency,
             correlation_id: Some(cause.correlation_id),
             causation_id: Some(cause.causation_id),
-            traceparent: cause.traceparent,
+            trace,
         };
         self.app()?.command(request).await.map(accepted).map_err(not_accepted)
     }

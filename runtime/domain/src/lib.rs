@@ -19,3 +19,4 @@ pub mod schema;
 pub mod stream;
 pub mod text;
 pub mod time;
+pub mod trace;

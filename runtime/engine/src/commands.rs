@@ -453,7 +453,7 @@ impl Aggregate for Resident {
 
     fn decide<'a>(&'a mut self, command: &'a GuestCommand) -> Future<'a, Result<Decision, CallError>> {
         Box::pin(async move {
-            let tab = Tab::command(self.opened.take());
+            let tab = Tab::command(command.trace.clone(), self.opened.take());
             let work = Work::new(&self.place.commands.function, &tab);
             let decide = async |live: &mut Live, resource| live.decide(work, resource, command.into()).await;
             let decided = async {

@@ -44,7 +44,7 @@ mod usage;
 mod world;
 
 pub use status::{Census, FunctionState, FunctionStatus};
-pub use usage::{ErrorCount, FunctionUsage, Histogram, Invocation, Outcome, Start, Starts};
+pub use usage::{ErrorCount, FunctionUsage, Histogram, Invocation, Observer, Outcome, Start, Starts};
 
 use artefact::Artefacts;
 use budget::Budget;
@@ -107,6 +107,8 @@ pub struct EngineOptions {
     pub module_bytes: u64,
     /// How long a module may take to compile.
     pub compile_time: Duration,
+    /// Who follows invocations, if anybody does.
+    pub observer: Option<Arc<dyn Observer>>,
 }
 
 impl EngineOptions {
@@ -132,6 +134,7 @@ impl EngineOptions {
             module_idle: Duration::from_secs(600),
             module_bytes: cap::MODULE_BYTES,
             compile_time: cap::COMPILE,
+            observer: None,
         }
     }
 
@@ -187,6 +190,7 @@ impl WasmEngine {
             module_idle,
             module_bytes,
             compile_time,
+            observer,
         } = options;
         let unsupported = |error: wasmtime::Error| EngineError::Unsupported(format!("{error:#}"));
         let engine = config::engine(instances).map_err(unsupported)?;
@@ -198,8 +202,17 @@ impl WasmEngine {
         let budget = Budget::new(memory_bytes);
         let modules = Modules::new(engine, artefacts, limits, fetch, budget.clone()).map_err(unsupported)?;
         let apps = Apps::new(weights);
-        let parts =
-            Parts { modules, ticker, budget, apps, concurrency, turns, slots: instances, module_idle };
+        let parts = Parts {
+            modules,
+            ticker,
+            budget,
+            apps,
+            concurrency,
+            turns,
+            slots: instances,
+            module_idle,
+            observer,
+        };
         Ok(Self { node: Node::new(parts), most })
     }
 

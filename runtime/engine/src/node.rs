@@ -12,7 +12,7 @@ use crate::pool::Pool;
 use crate::sweep;
 use crate::ticker::Ticker;
 use crate::turns::Turns;
-use crate::usage::Ledger;
+use crate::usage::{Ledger, Observer};
 use parking_lot::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
@@ -34,6 +34,7 @@ pub(crate) struct Node {
     pub(crate) turns: Arc<Turns>,
     pub(crate) budget: Arc<Budget>,
     pub(crate) ledger: Ledger,
+    pub(crate) observer: Option<Arc<dyn Observer>>,
     /// Slots for instances.
     pub(crate) slots: u32,
     /// How long code that nobody runs stays in memory.
@@ -64,11 +65,12 @@ pub(crate) struct Parts {
     pub(crate) turns: Arc<Turns>,
     pub(crate) slots: u32,
     pub(crate) module_idle: Duration,
+    pub(crate) observer: Option<Arc<dyn Observer>>,
 }
 
 impl Node {
     pub(crate) fn new(parts: Parts) -> Arc<Self> {
-        let Parts { modules, ticker, budget, apps, concurrency, turns, slots, module_idle } = parts;
+        let Parts { modules, ticker, budget, apps, concurrency, turns, slots, module_idle, observer } = parts;
         let node = Arc::new_cyclic(|this| Self {
             modules,
             ticker,
@@ -77,6 +79,7 @@ impl Node {
             turns,
             budget,
             ledger: Ledger::default(),
+            observer,
             slots,
             module_idle,
             pools: Mutex::default(),

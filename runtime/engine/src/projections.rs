@@ -4,7 +4,7 @@ use crate::bindings::{EventIn, FailureOut};
 use crate::live::Live;
 use crate::pool::InstancePool;
 use crate::program;
-use crate::usage::{Tab, Work};
+use crate::usage::{Tab, Work, links};
 use ebb_domain::event::StoredEvent;
 use ebb_domain::port::Future;
 use ebb_domain::port::guest::{ApplyError, CallError, ProjectionModule, SharedRows};
@@ -54,8 +54,12 @@ impl ProjectionModule for Projection {
         rows: SharedRows,
     ) -> Future<'a, Result<(), ApplyError>> {
         Box::pin(async move {
-            let tab = Tab::invocation();
-            let work = Work::new(self.0.function(), &tab);
+            let function = self.0.function();
+            let tab = match function.node.observer {
+                Some(_) => Tab::linked(links(events)),
+                None => Tab::invocation(),
+            };
+            let work = Work::new(function, &tab);
             work.within_wall(self.call(work, events, rows)).await
         })
     }

@@ -124,6 +124,7 @@ fn command() -> GuestCommand {
         actor: "anonymous".into(),
         time: Timestamp(1_357_023_600_000_001),
         correlation_id: "c".into(),
+        trace: None,
     }
 }
 

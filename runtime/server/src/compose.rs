@@ -5,11 +5,12 @@ use crate::control::{ControlPlane, Functions};
 use crate::data::DataPlane;
 use crate::metrics::Metrics;
 use crate::serve::{Port, PortCounts, PortLimits};
+use crate::traces::{TraceCounts, Traces};
 use ebb_app::node::{Node, NodeDeps, NodeError, NodeOptions};
 use ebb_domain::port::Clock;
 use ebb_domain::port::storage::{Storage, StorageError};
 use ebb_domain::time::Timestamp;
-use ebb_engine::{EngineOptions, WasmEngine};
+use ebb_engine::{EngineOptions, Observer, WasmEngine};
 use ebb_store::models::SqliteModels;
 use ebb_store::storage::{DiskStorage, StorageOptions};
 use std::net::SocketAddr;
@@ -43,6 +44,9 @@ pub enum StartError {
     /// The engine.
     #[error("the engine could not be started: {0}")]
     Engine(String),
+    /// What sends traces.
+    #[error("traces can't be sent: {0}")]
+    Traces(String),
     /// The node's own log.
     #[error(transparent)]
     Node(#[from] NodeError),
@@ -56,6 +60,7 @@ pub struct Server {
     control: Port,
     stop: watch::Sender<bool>,
     keys: JoinHandle<()>,
+    traces: Option<Arc<Traces>>,
     drain: Duration,
 }
 
@@ -78,7 +83,13 @@ impl Server {
         let models = SqliteModels::new(&config.data);
         let modules = storage.clone();
         let functions = config.functions;
+        let trace_counts = Arc::new(TraceCounts::default());
+        let traces = match &config.traces {
+            Some(config) => Some(Traces::start(config, trace_counts.clone()).map_err(StartError::Traces)?),
+            None => None,
+        };
         let options = EngineOptions {
+            observer: traces.clone().map(|traces| traces as Arc<dyn Observer>),
             concurrency: functions.concurrency,
             memory_bytes: functions.memory,
             module_idle: functions.idle,
@@ -106,6 +117,7 @@ impl Server {
             config.limits,
             storage.secret(),
             metrics.clone(),
+            traces.clone(),
             stopping.clone(),
         );
         let data = Arc::new(data);
@@ -115,6 +127,7 @@ impl Server {
             usage: Box::new(move || usage.usage()),
             census: Box::new(move || census.census()),
             since,
+            traces: trace_counts,
         };
         let control = ControlPlane::new(
             node.clone(),
@@ -134,7 +147,7 @@ impl Server {
         let auth = config.auth;
         let keys = tokio::spawn(async move { auth.keep_fresh().await });
         tracing::info!(http = %data.address, control = %control.address, data = %config.data.display(), "node started");
-        Ok(Self { node, storage, data, control, stop, keys, drain: config.drain })
+        Ok(Self { node, storage, data, control, stop, keys, traces, drain: config.drain })
     }
 
     /// Where the data plane listens.
@@ -163,6 +176,9 @@ impl Server {
         self.keys.abort();
         self.data.drain(started + self.drain).await;
         self.node.shutdown().await;
+        if let Some(traces) = self.traces {
+            traces.shutdown(Instant::now() + Duration::from_secs(2)).await;
+        }
         // Until here it has said 503 to probes, and had metrics.
         self.control.drain(Instant::now() + Duration::from_secs(1)).await;
         let storage = self.storage;

@@ -8,6 +8,7 @@ use crate::auth::Authenticator;
 use ebb_domain::limits::Limits;
 use ebb_domain::name::AppName;
 use std::collections::BTreeMap;
+use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -32,6 +33,8 @@ pub struct Config {
     pub functions: FunctionsConfig,
     /// `[log]`: what the node writes about itself.
     pub log: LogConfig,
+    /// `[traces]`: where spans go, if anywhere.
+    pub traces: Option<TracesConfig>,
     /// `index.cache`: memory for the indexes of the log, in bytes.
     pub index_cache: u64,
     /// `apps.idle`: how long an app stays open without being used.
@@ -90,6 +93,39 @@ pub struct LogConfig {
     pub format: LogFormat,
     /// `level`: a level, or directives as `RUST_LOG` takes them: `info,ebb_store=debug`.
     pub level: String,
+}
+
+/// `[traces]`.
+#[derive(Clone, PartialEq)]
+pub struct TracesConfig {
+    /// `endpoint`, with the path that spans are sent to.
+    pub endpoint: String,
+    /// `headers`: sent along, a token for example.
+    pub headers: Vec<(String, String)>,
+    /// `service`: what the node calls itself.
+    pub service: String,
+    /// `sample`: the part of the traces that begin here that is recorded, from 0 to 1.
+    pub sample: f64,
+}
+
+impl TracesConfig {
+    /// The endpoint without what may be a secret in it.
+    pub(crate) fn endpoint_shown(&self) -> &str {
+        self.endpoint.split('?').next().unwrap_or_default()
+    }
+}
+
+impl fmt::Debug for TracesConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Values of headers are secrets.
+        let headers: Vec<_> = self.headers.iter().map(|(name, _)| name).collect();
+        f.debug_struct("TracesConfig")
+            .field("endpoint", &self.endpoint_shown())
+            .field("headers", &headers)
+            .field("service", &self.service)
+            .field("sample", &self.sample)
+            .finish()
+    }
 }
 
 /// How log lines look.

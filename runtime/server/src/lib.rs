@@ -16,6 +16,7 @@ mod logs;
 mod metrics;
 mod serve;
 pub mod telemetry;
+mod traces;
 
 pub use compose::{Server, StartError, SystemClock};
 pub use config::Config;

@@ -314,7 +314,7 @@ fn request(intent: &Intent) -> CommandRequest {
         idempotency,
         correlation_id: None,
         causation_id: None,
-        traceparent: None,
+        trace: None,
     }
 }
 

@@ -8,6 +8,7 @@ use ebb_domain::port::guest::CallError;
 use ebb_domain::schema::Violation;
 use ebb_domain::stream::{InvalidStream, StreamId};
 use ebb_domain::text::Text;
+use ebb_domain::trace::Trace;
 use std::time::Duration;
 use thiserror::Error;
 
@@ -32,8 +33,8 @@ pub struct CommandRequest {
     pub correlation_id: Option<Text>,
     /// What directly caused it.
     pub causation_id: Option<Text>,
-    /// W3C trace context.
-    pub traceparent: Option<Text>,
+    /// The span that deciding it is, or the caller's.
+    pub trace: Option<Trace>,
 }
 
 /// An accepted command: durable, with everything that it was decided on.

@@ -19,6 +19,7 @@ use ebb_domain::port::storage::{Snapshot, Snapshots};
 use ebb_domain::stream::StreamId;
 use ebb_domain::text::Text;
 use ebb_domain::time::Timestamp;
+use ebb_domain::trace::Trace;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -45,7 +46,7 @@ pub(crate) struct Command {
     pub idempotency: Option<IdempotencyKey>,
     pub correlation_id: Text,
     pub causation_id: Option<Text>,
-    pub traceparent: Option<Text>,
+    pub trace: Option<Trace>,
     pub deadline: Instant,
     pub patience: Duration,
 }
@@ -136,6 +137,7 @@ impl Runner<'_> {
             actor: command.actor.clone(),
             time: command.time,
             correlation_id: command.correlation_id.clone(),
+            trace: command.trace.clone(),
         };
         let decision = match state.aggregate.decide(&guest_command).await {
             Ok(decision) => decision,
@@ -171,7 +173,7 @@ impl Runner<'_> {
             actor: command.actor.clone(),
             correlation_id: command.correlation_id.clone(),
             causation_id: command.causation_id.clone(),
-            traceparent: command.traceparent.clone(),
+            traceparent: command.trace.as_ref().map(|trace| trace.to_string().into()),
             module: state.function.digest,
             idempotency: command.idempotency.clone(),
             origin: None,

@@ -253,7 +253,7 @@ impl Inner {
             idempotency: request.idempotency,
             correlation_id: request.correlation_id.unwrap_or_else(|| id.to_string().into()),
             causation_id: request.causation_id,
-            traceparent: request.traceparent,
+            trace: request.trace,
             deadline: Instant::now() + patience,
             patience,
             function,

@@ -199,7 +199,7 @@ fn request(command: &str, data: &str) -> CommandRequest {
         idempotency: None,
         correlation_id: None,
         causation_id: None,
-        traceparent: None,
+        trace: None,
     }
 }
 

@@ -273,14 +273,17 @@ impl Handler {
             actor: format!("function:{}", self.name).into(),
             correlation_id: first.map_or_else(Text::default, |commit| commit.correlation_id.clone()),
             causation_id,
-            traceparent: first.and_then(|commit| commit.traceparent.clone()),
         };
-        let request = Request::post("http://localhost/")
+        let mut request = Request::post("http://localhost/")
             .header(CONTENT_TYPE, BATCH)
             .header(CONTENT_LENGTH, body.len())
             .header("ebb-actor", &*cause.actor)
-            .header("ebb-correlation-id", &*cause.correlation_id)
-            .body(Full::new(Bytes::from(body)).map_err(|never| match never {}).boxed_unsync());
+            .header("ebb-correlation-id", &*cause.correlation_id);
+        if let Some(parent) = first.and_then(|commit| commit.traceparent.as_deref()) {
+            request = request.header("traceparent", parent);
+        }
+        let request =
+            request.body(Full::new(Bytes::from(body)).map_err(|never| match never {}).boxed_unsync());
         let request = request.map_err(|error| CallError::Failed(error.to_string()))?;
         Ok(HttpCall { request, app: Arc::new(CalledApp::new(self.own_app.clone(), cause)) })
     }

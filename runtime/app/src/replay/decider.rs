@@ -116,6 +116,7 @@ impl Decider {
             actor: header.actor.clone(),
             time,
             correlation_id: header.correlation_id.clone(),
+            trace: None,
         };
         if let Err(kind) = subject.function.validate(&command.name, command.data.clone()) {
             return Ok(other(commit, Some(&subject), &Attempt::Rejected(kind.to_string())));

@@ -14,6 +14,7 @@ use crate::name::{AppName, CommandName};
 use crate::stream::StreamId;
 use crate::text::Text;
 use crate::time::Timestamp;
+use crate::trace::Trace;
 use bytes::Bytes;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -243,6 +244,8 @@ pub struct GuestCommand {
     pub time: Timestamp,
     /// Ties everything that one outside cause led to.
     pub correlation_id: Text,
+    /// The span that deciding it is.
+    pub trace: Option<Trace>,
 }
 
 /// An event that a guest decided, not yet checked against the manifest.

@@ -6,6 +6,7 @@ use crate::commit::{CommandId, Precondition};
 use crate::event::{EventId, Position, Revision};
 use crate::model::{AskedQuery, Row, Value};
 use crate::text::Text;
+use crate::trace::Trace;
 use bytes::Bytes;
 use std::time::Duration;
 
@@ -47,6 +48,8 @@ pub struct OwnCommand {
     pub idempotency_key: Option<String>,
     /// What must be true of the stream.
     pub precondition: Option<Precondition>,
+    /// The span that deciding it will be, or that of the call's caller.
+    pub trace: Option<Trace>,
 }
 
 /// What came of an accepted command.

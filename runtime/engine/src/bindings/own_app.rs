@@ -49,6 +49,7 @@ impl From<CommandSent> for OwnCommand {
                 PreconditionIn::Exists => Precondition::Exists,
                 PreconditionIn::Absent => Precondition::Absent,
             }),
+            trace: None,
         }
     }
 }

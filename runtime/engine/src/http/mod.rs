@@ -24,7 +24,9 @@ use crate::usage::{Tab, Work};
 use body::{Ending, ResponseBody, Running};
 use ebb_domain::port::Future;
 use ebb_domain::port::guest::{CallError, HttpBody, HttpCall, HttpFunction, Lack};
+use ebb_domain::trace::Trace;
 use futures_channel::oneshot;
+use http::{HeaderMap, HeaderName, HeaderValue};
 use http_body_util::BodyExt as _;
 use own_app::Calling;
 use std::pin::pin;
@@ -50,13 +52,24 @@ impl Http {
         Self { pool, max_response }
     }
 
-    async fn answer(&self, call: HttpCall) -> Result<http::Response<HttpBody>, CallError> {
+    /// The span of a call, which its guest is told instead of its caller's; where nobody observes, it is told that one.
+    fn begin_span(&self, headers: &mut HeaderMap) -> Option<Trace> {
+        let text = |name: &HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
+        let caller = text(&TRACEPARENT).and_then(|parent| Trace::parse(parent, text(&TRACESTATE)));
+        let Some(observer) = &self.pool.function().node.observer else { return caller };
+        let span = observer.begin(caller.as_ref());
+        propagate(&span, headers);
+        Some(span)
+    }
+
+    async fn answer(&self, mut call: HttpCall) -> Result<http::Response<HttpBody>, CallError> {
+        let trace = self.begin_span(call.request.headers_mut());
         let (sender, receiver) = oneshot::channel();
         let ending = Ending::new(self.pool.function().spec.limits.wall);
         let (pool, its_ending) = (self.pool.clone(), ending.clone());
         let task = tokio::spawn(async move {
             let function = pool.function();
-            let tab = Tab::invocation();
+            let tab = Tab::traced(trace);
             let driven = drive(&pool, &tab, call, sender, &its_ending);
             let ended = Work::new(function, &tab).within_wall(driven).await;
             if let Err(error) = &ended {
@@ -76,6 +89,19 @@ impl Http {
                 Err(error) => error,
             }),
         }
+    }
+}
+
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
+
+/// Says in headers which span somebody is called from.
+fn propagate(span: &Trace, headers: &mut HeaderMap) {
+    let value = HeaderValue::from_str(&span.to_string());
+    headers.insert(TRACEPARENT, value.expect("digits and dashes are a header's value"));
+    match span.state.as_deref().map(HeaderValue::from_str) {
+        Some(Ok(state)) => drop(headers.insert(TRACESTATE, state)),
+        _ => drop(headers.remove(TRACESTATE)),
     }
 }
 
@@ -145,7 +171,7 @@ impl HttpInstance {
             return Err(CallError::Failed("the module is of another kind".into()).into());
         };
         let mut store = state::store(work.function)?;
-        store.data_mut().begin(None);
+        store.data_mut().begin(None, None);
         store.set_epoch_deadline(1);
         let made = metered(work, &mut store, async |store| pre.instantiate_async(store).await).await;
         match made {
@@ -166,7 +192,10 @@ impl HttpInstance {
     ) -> Result<(), CallError> {
         self.calls = self.calls.saturating_add(1);
         let HttpCall { request, app } = call;
-        self.store.data_mut().begin(place.map(|place| Calling { app, place }));
+        let span = work.tab.trace().cloned();
+        let observer = work.function.node.observer.clone();
+        let calling = place.map(|place| Calling { app, place, span: span.clone(), observer });
+        self.store.data_mut().begin(calling, span);
         self.store.set_epoch_deadline(1);
         let request = request.map(body::request);
         let proxy = &self.proxy;

@@ -1,9 +1,11 @@
 //! Requests that a function sends: to where its manifest allows, at addresses that were looked up and checked once,
 //! within bounds.
 
+use super::{TRACEPARENT, propagate};
 use bytes::Bytes;
 use ebb_domain::manifest::Capabilities;
 use ebb_domain::outbound::Outbound;
+use ebb_domain::trace::Trace;
 use http::header::{CONNECTION, HeaderValue};
 use http::uri::Scheme;
 use http::{Request, Response, Uri};
@@ -42,11 +44,18 @@ const CONNECT: Duration = Duration::from_secs(10);
 pub(super) struct Outgoing {
     capabilities: Arc<Capabilities>,
     connections: Arc<Semaphore>,
+    /// The span of the call that goes on.
+    span: Option<Trace>,
 }
 
 impl Outgoing {
     pub(super) fn new(capabilities: Arc<Capabilities>) -> Self {
-        Self { capabilities, connections: Arc::new(Semaphore::new(CONNECTIONS)) }
+        Self { capabilities, connections: Arc::new(Semaphore::new(CONNECTIONS)), span: None }
+    }
+
+    /// A call begins, as this span.
+    pub(super) fn begin(&mut self, span: Option<Trace>) {
+        self.span = span;
     }
 }
 
@@ -55,10 +64,16 @@ type IoResult = Box<dyn Future<Output = Result<(), Error>> + Send>;
 impl WasiHttpHooks for Outgoing {
     fn send_request(
         &mut self,
-        request: Request<WasiBody>,
+        mut request: Request<WasiBody>,
         options: Option<RequestOptions>,
         _processed: IoResult,
     ) -> Box<dyn Future<Output = Result<(Response<WasiBody>, IoResult), Error>> + Send> {
+        // A guest that speaks for itself knows better.
+        if let Some(span) = &self.span
+            && !request.headers().contains_key(TRACEPARENT)
+        {
+            propagate(span, request.headers_mut());
+        }
         let capabilities = self.capabilities.clone();
         let place = self.connections.clone().try_acquire_owned();
         Box::new(async move {

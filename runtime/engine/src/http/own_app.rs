@@ -8,9 +8,11 @@ use crate::bindings::own_app::{
     AcceptedOut, CommandError, CommandSent, FoundOut, PageOut, QueryIn, ReadError,
 };
 use crate::function::NodePlace;
+use crate::usage::Observer;
 use ebb_domain::event::Position;
 use ebb_domain::port::guest::CallError;
-use ebb_domain::port::own_app::{NotDone, NotDoneKind, OwnApp};
+use ebb_domain::port::own_app::{NotDone, NotDoneKind, OwnApp, OwnCommand};
+use ebb_domain::trace::Trace;
 use std::sync::Arc;
 use tokio::task::JoinHandle;
 use wasmtime::component::Linker;
@@ -21,9 +23,20 @@ use wasmtime::{Result, StoreContextMut};
 pub(super) struct Calling {
     pub(super) app: Arc<dyn OwnApp>,
     pub(super) place: Arc<NodePlace>,
+    /// The span that the call is.
+    pub(super) span: Option<Trace>,
+    pub(super) observer: Option<Arc<dyn Observer>>,
 }
 
 impl Calling {
+    /// The span that a command of the call will be, or the call's caller's where nobody observes.
+    fn begin_span(&self) -> Option<Trace> {
+        match &self.observer {
+            Some(observer) => Some(observer.begin(self.span.as_ref())),
+            None => self.span.clone(),
+        }
+    }
+
     /// What comes of work on the app. Dropped in the middle, it stops the work.
     async fn ask<T: Send + 'static>(self, work: impl Future<Output = T> + Send + 'static) -> Result<T> {
         let asked = async move {
@@ -84,7 +97,8 @@ pub(super) fn add_commands(linker: &mut Linker<State>) -> Result<()> {
                 let answer: Result<AcceptedOut, CommandError> =
                     match granted(&context, Grant::Commands, &command.aggregate)? {
                         Ok(calling) => {
-                            let (app, command) = (calling.app.clone(), command.into());
+                            let app = calling.app.clone();
+                            let command = OwnCommand { trace: calling.begin_span(), ..command.into() };
                             calling
                                 .ask(async move { app.send(command).await })
                                 .await?

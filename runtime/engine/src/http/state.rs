@@ -8,6 +8,7 @@ use crate::host::wasi::Lines;
 use crate::host::{self, Memory, RESOURCES};
 use crate::meter::Meter;
 use ebb_domain::manifest::Capabilities;
+use ebb_domain::trace::Trace;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -68,9 +69,10 @@ pub(super) fn store(function: &Function) -> Result<Store<State>> {
 }
 
 impl State {
-    /// A call begins.
-    pub(super) fn begin(&mut self, calling: Option<Calling>) {
+    /// A call begins, as this span.
+    pub(super) fn begin(&mut self, calling: Option<Calling>, span: Option<Trace>) {
         self.calling = calling;
+        self.outgoing.begin(span);
         self.output.begin();
         self.meter.begin();
     }

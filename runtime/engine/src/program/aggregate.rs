@@ -296,7 +296,7 @@ impl Aggregate for ProgramAggregate {
 
     fn decide<'a>(&'a mut self, command: &'a GuestCommand) -> Future<'a, Result<Decision, CallError>> {
         Box::pin(async move {
-            let tab = Tab::invocation();
+            let tab = Tab::traced(command.trace.clone());
             Work::new(&self.commands.function, &tab).within_wall(self.decided(&tab, command)).await
         })
     }

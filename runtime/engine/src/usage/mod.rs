@@ -16,9 +16,11 @@ pub(crate) use ledger::{Account, Ledger};
 pub use ledger::{ErrorCount, FunctionUsage, Starts};
 pub(crate) use work::{Opened, Tab, Work};
 
+use ebb_domain::event::StoredEvent;
 use ebb_domain::name::AppName;
 use ebb_domain::port::guest::{ApplyError, CallError, TriggerKind};
 use ebb_domain::text::Text;
+use ebb_domain::trace::Trace;
 use serde::Serialize;
 use std::time::Duration;
 
@@ -170,6 +172,38 @@ pub struct Invocation<'a> {
     pub memory_bytes: u64,
     /// What they may have.
     pub memory_limit_bytes: u64,
+    /// The span that it is, or its caller's where nobody observes.
+    pub trace: Option<&'a Trace>,
+    /// Spans that the events of a batch came from.
+    pub links: &'a [Trace],
+}
+
+/// Follows invocations, for traces. On the path of every call: it must not wait.
+pub trait Observer: Send + Sync + 'static {
+    /// An invocation begins; the span that it is, below its caller's or the first of a trace.
+    fn begin(&self, caller: Option<&Trace>) -> Trace;
+
+    /// An invocation has ended, just now.
+    fn ended(&self, invocation: &Invocation<'_>);
+}
+
+/// Spans that one batch is linked to at most.
+const LINKS: usize = 32;
+
+/// The spans that events came from, each once.
+pub(crate) fn links(events: &[StoredEvent]) -> Vec<Trace> {
+    let mut links: Vec<Trace> = Vec::new();
+    for parent in events.iter().filter_map(|event| event.commit.traceparent.as_deref()) {
+        if let Some(trace) = Trace::parse(parent, None)
+            && !links.contains(&trace)
+        {
+            links.push(trace);
+            if links.len() == LINKS {
+                break;
+            }
+        }
+    }
+    links
 }
 
 /// Milliseconds that are billed for an invocation: its initialisation and its duration, each begun one whole.

@@ -5,6 +5,7 @@ use crate::function::Function;
 use crate::module::Loaded;
 use crate::pool::Pooled;
 use ebb_domain::port::guest::CallError;
+use ebb_domain::trace::Trace;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -14,6 +15,8 @@ use std::time::{Duration, Instant};
 #[derive(Default)]
 pub(crate) struct Tab {
     is_invocation: bool,
+    trace: Option<Trace>,
+    links: Vec<Trace>,
     /// What opening the aggregate took.
     opening: Duration,
     /// What opening took is another tab's.
@@ -48,9 +51,19 @@ impl Tab {
         Self { is_invocation: true, ..Self::default() }
     }
 
+    /// The same, as a span.
+    pub(crate) fn traced(trace: Option<Trace>) -> Self {
+        Self { trace, ..Self::invocation() }
+    }
+
+    /// Of a batch of events that came from those spans.
+    pub(crate) fn linked(links: Vec<Trace>) -> Self {
+        Self { links, ..Self::invocation() }
+    }
+
     /// Of a command on an aggregate; its first bears what opening it took.
-    pub(crate) fn command(opened: Option<Opened>) -> Self {
-        let mut tab = Self::invocation();
+    pub(crate) fn command(trace: Option<Trace>, opened: Option<Opened>) -> Self {
+        let mut tab = Self::traced(trace);
         if let Some(Opened { start, init }) = opened {
             tab.started(start);
             tab.opening = init;
@@ -61,6 +74,11 @@ impl Tab {
     /// Of something that is needed besides.
     pub(crate) fn upkeep() -> Self {
         Self::default()
+    }
+
+    /// The span that it is, or its caller's.
+    pub(crate) fn trace(&self) -> Option<&Trace> {
+        self.trace.as_ref()
     }
 
     /// An instance was had. What took longest counts.
@@ -221,7 +239,7 @@ impl Drop for Ending<'_> {
         let duration = took.saturating_sub(waited + init);
         let init = init + tab.opening;
         let billed_millis = billed_millis(init, duration);
-        account.add(&Invocation {
+        let invocation = Invocation {
             app: &function.spec.app,
             function: &function.spec.function,
             trigger: function.spec.trigger,
@@ -234,6 +252,36 @@ impl Drop for Ending<'_> {
             billed_millis,
             memory_bytes,
             memory_limit_bytes: function.spec.limits.memory_bytes,
-        });
+            trace: tab.trace.as_ref(),
+            links: &tab.links,
+        };
+        account.add(&invocation);
+        report(&invocation);
+        if let Some(observer) = &function.node.observer {
+            observer.ended(&invocation);
+        }
     }
+}
+
+/// A line of the log for those who ask for it: `report=debug` among the log's levels.
+fn report(invocation: &Invocation<'_>) {
+    let millis = |duration: Duration| duration.as_secs_f64() * 1e3;
+    let Invocation { start, outcome, waited, init, duration, cpu, .. } = *invocation;
+    tracing::debug!(
+        target: "report",
+        app = &**invocation.app,
+        function = &**invocation.function,
+        trigger = invocation.trigger.name(),
+        start = start.name(),
+        outcome = outcome.name(),
+        duration_ms = millis(duration),
+        billed_ms = invocation.billed_millis,
+        init_ms = millis(init),
+        wait_ms = millis(waited),
+        cpu_ms = millis(cpu),
+        memory_bytes = invocation.memory_bytes,
+        memory_limit_bytes = invocation.memory_limit_bytes,
+        trace_id = invocation.trace.map(Trace::trace_id),
+        "REPORT"
+    );
 }

@@ -97,6 +97,7 @@ fn command(name: &str, data: impl ToString) -> GuestCommand {
         actor: "anonymous".into(),
         time: Timestamp(1_357_023_600_000_001),
         correlation_id: "c".into(),
+        trace: None,
     }
 }
 

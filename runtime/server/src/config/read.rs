@@ -1,6 +1,6 @@
 //! From text to [`Config`].
 
-use super::{Config, ControlConfig, EdgeLimits, FunctionsConfig, LogConfig, LogFormat, memory};
+use super::{Config, ControlConfig, EdgeLimits, FunctionsConfig, LogConfig, LogFormat, TracesConfig, memory};
 use crate::auth::{AuthConfig, Authenticator, Secret, TokenConfig};
 use ebb_domain::limits::{Limits, cap};
 use ebb_domain::name::AppName;
@@ -59,11 +59,15 @@ settings! {
     FORMAT = "log.format", "EBB_LOG_FORMAT", "\"text\" or \"json\"", "text";
     LEVEL = "log.level", "EBB_LOG", "a level or directives, as in \"info,ebb_store=debug\"", "info";
     APP_IDLE = "apps.idle", "EBB_APPS_IDLE", "a duration from \"10ms\" to \"24h\"", "10min";
+    TRACES = "traces.endpoint", "OTEL_EXPORTER_OTLP_ENDPOINT", "an http or https URL without a password, as in \"http://127.0.0.1:4318\"", "";
+    TRACES_HEADERS = "traces.headers", "OTEL_EXPORTER_OTLP_HEADERS", "headers, as in \"authorization=Bearer%20TOKEN,x-team=a\"", "";
+    TRACES_SERVICE = "traces.service", "OTEL_SERVICE_NAME", "a name", "ebbtide";
+    TRACES_SAMPLE = "traces.sample", "OTEL_TRACES_SAMPLER_ARG", "a part from 0 to 1, as in \"0.01\"", "1";
     CACHE = "index.cache", "EBB_INDEX_CACHE", "a size from 1MiB to 64GiB", "64MiB";
 }
 
 const TOP_LEVEL: &str =
-    "data, drain, [http], [control], [auth], [limits], [functions], [log], [apps] and [index]";
+    "data, drain, [http], [control], [auth], [limits], [functions], [log], [apps], [traces] and [index]";
 
 /// One thing that is wrong with the settings.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -174,6 +178,7 @@ pub(super) fn parse(
                 text.parse::<tracing_subscriber::filter::targets::Targets>().ok().map(|_| text.to_owned())
             }),
         },
+        traces: reader.traces(),
         index_cache: reader.size(&CACHE, (1 << 20)..=(64 << 30)),
         app_idle: reader.one(&APP_IDLE, |text| {
             let range = Duration::from_millis(10)..=Duration::from_secs(24 * 3600);
@@ -185,6 +190,19 @@ pub(super) fn parse(
     // As a reader of the file meets them; variables and flags behind it.
     reader.problems.sort_by_key(|problem| problem.line.unwrap_or(usize::MAX));
     if reader.problems.is_empty() { Ok(config) } else { Err(ConfigProblems(reader.problems)) }
+}
+
+/// `name=value,name=value`, values percent-encoded (W3C Baggage, as OpenTelemetry has it).
+fn headers(text: &str) -> Option<Vec<(String, String)>> {
+    let pairs = text.split(',').map(str::trim).filter(|pair| !pair.is_empty());
+    let header = |pair: &str| {
+        let (name, value) = pair.split_once('=')?;
+        let name: http::HeaderName = name.trim().parse().ok()?;
+        let value = crate::http::target::segment(value.trim()).ok()?.into_owned();
+        http::HeaderValue::from_str(&value).ok()?;
+        Some((name.as_str().to_owned(), value))
+    };
+    pairs.map(header).collect()
 }
 
 impl Reader {
@@ -321,6 +339,34 @@ impl Reader {
         self.one(setting, |text| {
             parse_duration(text).ok().filter(|duration| (least..=most).contains(duration))
         })
+    }
+
+    /// Where spans go; nowhere without an endpoint. An empty variable is one that is not set, as OpenTelemetry has it.
+    fn traces(&mut self) -> Option<TracesConfig> {
+        let endpoint = self.one(&TRACES, |text| match text.parse::<http::Uri>() {
+            _ if text.is_empty() => Some(None),
+            Ok(uri) => {
+                let speaks = matches!(uri.scheme_str(), Some("http" | "https"));
+                let open = uri.authority().is_some_and(|authority| !authority.as_str().contains('@'));
+                (speaks && open).then(|| Some(format!("{}/v1/traces", text.trim_end_matches('/'))))
+            }
+            Err(_) => None,
+        });
+        let headers = self.one(&TRACES_HEADERS, |text| Some(headers(text))).unwrap_or_else(|| {
+            let place = self.given.get(TRACES_HEADERS.key).map(|given| given.place.clone());
+            // Without a word of what it is: it may be a token.
+            let message = format!("`{}` takes {}", TRACES_HEADERS.key, TRACES_HEADERS.takes);
+            self.problem(place.unwrap_or_default(), message);
+            Vec::new()
+        });
+        let service = self.one(&TRACES_SERVICE, |text| {
+            Some(if text.is_empty() { TRACES_SERVICE.default } else { text }.to_owned())
+        });
+        let sample = self.one(&TRACES_SAMPLE, |text| match text {
+            "" => Some(1.0),
+            text => text.parse().ok().filter(|part| (0.0..=1.0).contains(part)),
+        });
+        endpoint.map(|endpoint| TracesConfig { endpoint, headers, service, sample })
     }
 
     fn list(&mut self, setting: &Setting) -> Vec<String> {

@@ -19,6 +19,7 @@ use crate::http::reply::{Reply, empty};
 use crate::http::target::{Segments, segment, shorten};
 use crate::metrics::Metrics;
 use crate::serve::{Plane, PortCounts};
+use crate::traces::TraceCounts;
 use ebb_app::node::Node;
 use ebb_domain::event::is_json;
 use ebb_domain::time::Timestamp;
@@ -37,6 +38,7 @@ pub(crate) struct Functions {
     pub(crate) census: Box<dyn Fn() -> Census + Send + Sync>,
     /// Since when usage is counted.
     pub(crate) since: Timestamp,
+    pub(crate) traces: Arc<TraceCounts>,
 }
 
 /// Everything that the control plane answers from.

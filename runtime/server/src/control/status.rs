@@ -73,6 +73,21 @@ impl ControlPlane {
         census.cold = deployed.saturating_sub(census.loaded + census.warm);
         page.census(&census);
         page.functions((self.functions.usage)());
+        for (name, help, count) in [
+            (
+                "ebbtide_trace_spans_exported_total",
+                "Spans that the collector took.",
+                &self.functions.traces.exported,
+            ),
+            (
+                "ebbtide_trace_spans_dropped_total",
+                "Spans that it did not take in time.",
+                &self.functions.traces.dropped,
+            ),
+        ] {
+            page.family(name, "counter", help);
+            page.value(&[], count.load(Ordering::Relaxed));
+        }
         page.process();
         let mut reply = full(StatusCode::OK, page.finish());
         reply.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; version=0.0.4"));

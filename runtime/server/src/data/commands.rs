@@ -21,6 +21,8 @@ use ebb_domain::commit::{CommandId, Commit, IdempotencyKey, Refusal};
 use ebb_domain::event::{Revision, is_json};
 use ebb_domain::port::guest::CallError;
 use ebb_domain::text::Text;
+use ebb_domain::trace::Trace;
+use ebb_engine::Observer as _;
 use ebb_faults::{Point, crash_point};
 use http::header::{CONTENT_TYPE, IF_MATCH, IF_NONE_MATCH};
 use http::{HeaderMap, HeaderValue, StatusCode};
@@ -30,6 +32,15 @@ use serde_json::Value;
 const MAX_ID_BYTES: usize = 256;
 
 impl DataPlane {
+    /// The span that a command will be, or its caller's where nobody observes.
+    fn begin_span(&self, headers: &HeaderMap) -> Option<Trace> {
+        let caller = caller(headers);
+        match &self.traces {
+            Some(traces) => Some(traces.begin(caller.as_ref())),
+            None => caller,
+        }
+    }
+
     pub(super) async fn command(
         &self,
         call: &Call<'_>,
@@ -60,7 +71,7 @@ impl DataPlane {
             idempotency,
             correlation_id: correlation_id(headers)?,
             causation_id: id(headers, "ebb-causation-id")?,
-            traceparent: traceparent(headers),
+            trace: self.begin_span(headers),
         };
         // Only an aggregate that the manifest has becomes a label.
         let counted = call.manifest.aggregates.keys().find(|name| ***name == *request.aggregate);
@@ -244,21 +255,10 @@ fn id(headers: &HeaderMap, name: &str) -> Result<Option<Text>, Problem> {
     Ok(Some(Text::from_utf8(Bytes::copy_from_slice(bytes)).expect("ASCII is UTF-8")))
 }
 
-/// A trace context that is not well formed is left out, as the standard says (W3C Trace Context, section 4.3): it
-/// must never fail a request.
-pub(super) fn traceparent(headers: &HeaderMap) -> Option<Text> {
-    let text = headers.get("traceparent")?.to_str().ok()?;
-    let fields: Vec<&str> = text.split('-').collect();
-    let hex = |field: &str, length| {
-        field.len() == length && field.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
-    };
-    let [version, trace, parent, flags, ..] = fields[..] else { return None };
-    let well_formed =
-        hex(version, 2) && version != "ff" && hex(trace, 32) && hex(parent, 16) && hex(flags, 2);
-    let zero = |field: &str| field.bytes().all(|b| b == b'0');
-    let exact = version != "00" || fields.len() == 4;
-    (well_formed && exact && !zero(trace) && !zero(parent) && text.len() <= MAX_ID_BYTES)
-        .then(|| Text::from(text))
+/// The caller's span, if it tells a well-formed one.
+fn caller(headers: &HeaderMap) -> Option<Trace> {
+    let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+    text("traceparent").and_then(|parent| Trace::parse(parent, text("tracestate")))
 }
 
 /// What a caller is told about a command that was not accepted.
@@ -351,8 +351,8 @@ pub(crate) fn fuzz_headers(headers: &HeaderMap) {
     if let Ok(Some(id)) = id(headers, "ebb-correlation-id") {
         assert!((1..=MAX_ID_BYTES).contains(&id.len()));
     }
-    if let Some(parent) = traceparent(headers) {
-        assert!(parent.len() >= 55, "{parent}");
+    if let Some(caller) = caller(headers) {
+        assert_eq!(Trace::parse(&caller.to_string(), caller.state.as_deref()), Some(caller));
     }
 }
 
@@ -397,22 +397,6 @@ mod tests {
         assert!(read(&"x".repeat(255)).is_ok());
         for wrong in ["", "a b", &"x".repeat(256)] {
             assert!(read(wrong).is_err(), "{wrong}");
-        }
-    }
-
-    #[test]
-    fn a_broken_trace_context_is_left_out() {
-        let good = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
-        assert_eq!(traceparent(&headers(&[("traceparent", good)])).as_deref(), Some(good));
-        for wrong in [
-            "",
-            "00",
-            "ff-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
-            "00-00000000000000000000000000000000-00f067aa0ba902b7-01",
-            &format!("{good}-x"),
-            &good.to_uppercase(),
-        ] {
-            assert_eq!(traceparent(&headers(&[("traceparent", wrong)])), None, "{wrong}");
         }
     }
 

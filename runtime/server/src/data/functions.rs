@@ -4,7 +4,7 @@
 //! `Ebb-Correlation-Id`, and `Ebb-Param-…` for each parameter of its route.
 
 use super::DataPlane;
-use super::commands::{correlation_id, module_problem, traceparent};
+use super::commands::{correlation_id, module_problem};
 use crate::auth::authorize;
 use crate::http::body::{Overrun, RequestBody};
 use crate::http::cors::{Origin, authority};
@@ -93,12 +93,8 @@ impl DataPlane {
             parameters: &parameters,
         };
         *request.headers_mut() = told.headers(headers, parts.uri.path(), path, self.auth.is_configured());
-        let cause = Cause {
-            actor,
-            correlation_id,
-            causation_id: format!("function.{}", endpoint.name).into(),
-            traceparent: traceparent(request.headers()),
-        };
+        let cause =
+            Cause { actor, correlation_id, causation_id: format!("function.{}", endpoint.name).into() };
         let call = HttpCall { request, app: Arc::new(CalledApp::new(Arc::downgrade(app), cause)) };
         let answered = match endpoint.function().await {
             Ok(function) => function.call(call).await,

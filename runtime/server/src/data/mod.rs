@@ -24,6 +24,7 @@ use crate::http::reply::{Reply, json, without_body};
 use crate::http::target::{Segments, segment, shorten};
 use crate::metrics::{Metrics, RouteLabel};
 use crate::serve::Plane;
+use crate::traces::Traces;
 use cursor::Sealer;
 use ebb_app::app::App;
 use ebb_app::node::{DeployedApp, Node, NotServed};
@@ -43,6 +44,7 @@ pub(crate) struct DataPlane {
     limits: EdgeLimits,
     sealer: Sealer,
     metrics: Arc<Metrics>,
+    traces: Option<Arc<Traces>>,
     live: Arc<Semaphore>,
     stopping: watch::Receiver<bool>,
 }
@@ -137,10 +139,11 @@ impl DataPlane {
         limits: EdgeLimits,
         secret: &[u8],
         metrics: Arc<Metrics>,
+        traces: Option<Arc<Traces>>,
         stopping: watch::Receiver<bool>,
     ) -> Self {
         let live = Arc::new(Semaphore::new(limits.live));
-        Self { node, auth, limits, sealer: Sealer::new(secret), metrics, live, stopping }
+        Self { node, auth, limits, sealer: Sealer::new(secret), metrics, traces, live, stopping }
     }
 
     /// The app that a request is for, opened, and what is left of its path.

@@ -228,7 +228,7 @@ async fn try_to_open(app: &Arc<App>, key: &str) -> Result<CommandReply, CommandE
         idempotency: None,
         correlation_id: None,
         causation_id: None,
-        traceparent: None,
+        trace: None,
     };
     app.command(request).await
 }
