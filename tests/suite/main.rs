@@ -23,6 +23,7 @@ mod projections;
 mod raw;
 mod reads;
 mod replay;
+mod secrets;
 mod support;
 mod tokens;
 mod traces;

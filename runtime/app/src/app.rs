@@ -12,7 +12,6 @@ use crate::projections::{
 use ebb_domain::event::Position;
 use ebb_domain::manifest::Manifest;
 use ebb_domain::name::{AppName, ModelName};
-use ebb_domain::port::guest::Engine;
 use ebb_domain::port::log::{Durable, EventLog};
 use ebb_domain::port::storage::{Snapshots, StorageError};
 use parking_lot::RwLock;
@@ -98,8 +97,8 @@ struct Serving {
 }
 
 impl Serving {
-    fn new(deployment: Arc<Deployment>, release: Release, engine: &Arc<dyn Engine>) -> Self {
-        let http = Arc::new(release.http(engine));
+    fn new(deployment: Arc<Deployment>, release: Release, deps: &NodeDeps) -> Self {
+        let http = Arc::new(release.http(&deps.engine, &deps.secrets));
         Self { manifest: release.manifest.clone(), deployment, openapi: Arc::default(), http, release }
     }
 }
@@ -139,7 +138,7 @@ impl App {
         release: Release,
         opened: Opened,
     ) -> Arc<Self> {
-        let projections = release.projections();
+        let projections = release.projections(&*deps.secrets);
         let keep_ready = projections.iter().any(|projection| projection.spec.instances.warm > 0);
         let rest = opened.rest.map(|rest| rest.position).filter(|_| !keep_ready);
         let app = Self::new(deps, deployment, release.clone(), opened);
@@ -153,7 +152,7 @@ impl App {
         let Opened { log, snapshots, .. } = opened;
         let name = deployment.app.clone();
         let commands = CommandService::new(log.clone(), snapshots);
-        let serving = RwLock::new(Serving::new(deployment, release, &deps.engine));
+        let serving = RwLock::new(Serving::new(deployment, release, &deps));
         Arc::new_cyclic(|own_app| Self {
             projections: LazyProjections::new(ProjectionDeps {
                 app: name.clone(),
@@ -181,11 +180,11 @@ impl App {
         release: Release,
     ) -> Result<(), DeployError> {
         self.projections
-            .deploy(release.projections())
+            .deploy(release.projections(&*self.deps.secrets))
             .await
             .map_err(|error| DeployError::Unavailable(error.to_string()))?;
         self.commands.deploy(release.aggregates(&self.deps.engine));
-        *self.serving.write() = Serving::new(deployment, release, &self.deps.engine);
+        *self.serving.write() = Serving::new(deployment, release, &self.deps);
         self.make_ready();
         Ok(())
     }

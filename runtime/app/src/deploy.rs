@@ -9,11 +9,14 @@ use crate::functions::{HttpEndpoint, HttpRoutes};
 use crate::projections::ProjectionDeployment;
 use bytes::Bytes;
 use ebb_domain::digest::Digest;
+use ebb_domain::manifest::function::Variable;
 use ebb_domain::manifest::{
-    AggregateSpec, FilePurpose, FunctionSpec as FunctionEntry, Manifest, Problems, ProjectionSpec, Trigger,
+    AggregateSpec, FilePurpose, FunctionSpec as FunctionEntry, Manifest, Problem, ProblemKind, Problems,
+    ProjectionSpec, Trigger,
 };
 use ebb_domain::name::{AggregateName, AppName, FunctionName, ModelName, ProjectionName};
 use ebb_domain::port::guest::{Engine, FunctionSpec, TriggerKind};
+use ebb_domain::port::secrets::{Secret, Secrets};
 use ebb_domain::port::storage::{Storage, StorageError};
 use ebb_domain::schema::JsonSchema;
 use ebb_domain::text::Text;
@@ -223,6 +226,39 @@ pub(crate) async fn check(engine: &Arc<dyn Engine>, bundle: &Bundle) -> Result<C
     }
 }
 
+/// Every secret that a function names has a value.
+pub(crate) fn check_secrets(secrets: &dyn Secrets, manifest: &Manifest) -> Result<(), DeployError> {
+    let mut problems = Vec::new();
+    for function in manifest.functions.values() {
+        for (name, place) in &function.capabilities.secrets {
+            if let Err(error) = secrets.get(&manifest.name, name) {
+                problems.push(Problem {
+                    kind: ProblemKind::Missing,
+                    place: place.clone(),
+                    key: format!("function.{}.capabilities.secrets", function.name),
+                    message: error.problem,
+                    hint: Some(error.hint),
+                });
+            }
+        }
+    }
+    Problems::of(problems).map_or(Ok(()), |problems| Err(problems.into()))
+}
+
+/// The values of a function's secrets. One that is gone since the function was deployed is left out, loudly: what else
+/// the app does need not suffer.
+fn reveal(secrets: &dyn Secrets, app: &AppName, function: &FunctionEntry) -> Arc<[(Variable, Secret)]> {
+    let value = |name: &Variable| match secrets.get(app, name) {
+        Ok(value) => Some((name.clone(), value)),
+        Err(error) => {
+            let (function, hint) = (&function.name, &error.hint);
+            tracing::error!(%app, %function, secret = %name, %error, hint, "a function has to do without its secret");
+            None
+        }
+    };
+    function.capabilities.secrets.keys().filter_map(value).collect()
+}
+
 /// The bundle that a deployment came in. Blocks.
 pub(crate) fn bundle(storage: &Arc<dyn Storage>, deployment: &Deployment) -> Result<Bundle, DeployError> {
     let mut bundle = Bundle::default();
@@ -348,12 +384,13 @@ impl Release {
             limits: spec.limits,
             instances: spec.instances,
             capabilities: Default::default(),
+            secrets: Arc::default(),
         };
         let module = engine.commands(function).map_err(|error| unavailable(&error))?;
         Ok(AggregateFunction { spec: spec.clone(), digest, module, command_schemas, event_schemas })
     }
 
-    pub(crate) fn projections(&self) -> Vec<ProjectionDeployment> {
+    pub(crate) fn projections(&self, secrets: &dyn Secrets) -> Vec<ProjectionDeployment> {
         let models = |spec: &ProjectionSpec| {
             let models = spec.models.iter().filter_map(|name| self.manifest.models.get(name));
             models.map(|model| model.schema.clone()).collect()
@@ -368,7 +405,14 @@ impl Release {
             Trigger::Http(_) => None,
             Trigger::Events(trigger) => {
                 let (module, capabilities) = (self.files.digest(&spec.module), spec.capabilities.clone());
-                Some(ProjectionDeployment::of_function(spec, trigger, module, Arc::new(capabilities)))
+                let secrets = reveal(secrets, &self.manifest.name, spec);
+                Some(ProjectionDeployment::of_function(
+                    spec,
+                    trigger,
+                    module,
+                    Arc::new(capabilities),
+                    secrets,
+                ))
             }
         };
         let projections = self.manifest.projections.values().map(deployment);
@@ -376,7 +420,7 @@ impl Release {
     }
 
     /// Its HTTP functions, each made when it is first called.
-    pub(crate) fn http(&self, engine: &Arc<dyn Engine>) -> HttpRoutes {
+    pub(crate) fn http(&self, engine: &Arc<dyn Engine>, secrets: &Arc<dyn Secrets>) -> HttpRoutes {
         HttpRoutes::new(self.manifest.functions.values().filter_map(|spec| {
             let trigger = match &spec.trigger {
                 Trigger::Http(trigger) => trigger,
@@ -390,9 +434,15 @@ impl Release {
                 limits: spec.limits,
                 instances: spec.instances,
                 capabilities: Arc::new(spec.capabilities.clone()),
+                secrets: Arc::default(),
             };
             let (engine, max_response) = (engine.clone(), trigger.max_response);
-            let make = move || engine.http(function.clone(), max_response).map_err(|error| error.to_string());
+            let (secrets, entry) = (secrets.clone(), spec.clone());
+            let make = move || {
+                let secrets = reveal(&*secrets, &function.app, &entry);
+                let function = FunctionSpec { secrets, ..function.clone() };
+                engine.http(function, max_response).map_err(|error| error.to_string())
+            };
             Some(HttpEndpoint::new(spec, trigger.clone(), Arc::new(make)))
         }))
     }

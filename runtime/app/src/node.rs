@@ -22,6 +22,7 @@ use ebb_domain::port::Clock;
 use ebb_domain::port::guest::Engine;
 use ebb_domain::port::log::{AppendError, Durable, EventFilter, EventLog, ReadLimits};
 use ebb_domain::port::models::ModelStores;
+use ebb_domain::port::secrets::Secrets;
 use ebb_domain::port::storage::{Storage, StorageError};
 use ebb_domain::stream::{StreamId, StreamKey};
 use ebb_domain::text::Text;
@@ -53,6 +54,8 @@ pub struct NodeDeps {
     pub models: Arc<dyn ModelStores>,
     /// Guest code.
     pub engine: Arc<dyn Engine>,
+    /// Secrets of the apps.
+    pub secrets: Arc<dyn Secrets>,
     /// The wall clock.
     pub clock: Arc<dyn Clock>,
 }
@@ -239,7 +242,9 @@ impl Node {
     /// # Errors
     /// Everything that is wrong with it.
     pub async fn check(&self, bundle: &Bundle) -> Result<Manifest, DeployError> {
-        deploy::check(&self.deps.engine, bundle).await.map(|checked| checked.manifest)
+        let checked = deploy::check(&self.deps.engine, bundle).await?;
+        deploy::check_secrets(&*self.deps.secrets, &checked.manifest)?;
+        Ok(checked.manifest)
     }
 
     /// Deploys a bundle: checks everything, compiles, keeps the files, commits, swaps. `guard` is the number of the
@@ -255,6 +260,7 @@ impl Node {
         actor: &str,
     ) -> Result<Deployment, DeployError> {
         let checked = deploy::check(&self.deps.engine, &bundle).await?;
+        deploy::check_secrets(&*self.deps.secrets, &checked.manifest)?;
         drop(bundle);
         self.check_names(app, &checked.manifest)?;
         let storage = self.deps.storage.clone();

@@ -97,6 +97,7 @@ fn spec(module: Digest) -> FunctionSpec {
         limits: Limits { cpu: Duration::from_secs(5), ..Limits::COMMAND },
         instances: InstancePolicy::default(),
         capabilities: Arc::default(),
+        secrets: Arc::default(),
     }
 }
 

@@ -4,6 +4,7 @@ use crate::config::Config;
 use crate::control::{ControlPlane, Functions};
 use crate::data::DataPlane;
 use crate::metrics::Metrics;
+use crate::secrets::NodeSecrets;
 use crate::serve::{Port, PortCounts, PortLimits};
 use crate::traces::{TraceCounts, Traces};
 use ebb_app::node::{Node, NodeDeps, NodeError, NodeOptions};
@@ -103,7 +104,13 @@ impl Server {
         let engine = WasmEngine::new(engine).map_err(|error| StartError::Engine(error.to_string()))?;
         let engine = Arc::new(engine);
         let since = clock.now();
-        let deps = NodeDeps { storage: storage.clone(), models, engine: engine.clone(), clock };
+        let deps = NodeDeps {
+            storage: storage.clone(),
+            models,
+            engine: engine.clone(),
+            secrets: Arc::new(NodeSecrets::new(functions.secrets)),
+            clock,
+        };
         let node = Node::open(deps, NodeOptions { idle: config.app_idle }).await?;
 
         let (stop, stopping) = watch::channel(false);

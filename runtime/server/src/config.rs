@@ -80,6 +80,8 @@ pub struct FunctionsConfig {
     pub concurrency: usize,
     /// `idle`: how long code that nobody runs stays in memory.
     pub idle: Duration,
+    /// `secrets`: the folder that has them, `APP/NAME`.
+    pub secrets: Option<PathBuf>,
     /// `weights`: apps whose share, where apps compete, is not 1.
     pub weights: BTreeMap<AppName, u32>,
     /// `max-memory`, `max-cpu`, `max-wall`: what one function's limits may be at most, whatever its manifest says.

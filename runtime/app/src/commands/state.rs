@@ -101,6 +101,7 @@ impl App {
             module: function.digest,
             limits: function.spec.limits,
             capabilities: Default::default(),
+            secrets: Default::default(),
             instances: InstancePolicy {
                 reuse: NonZeroU32::MIN,
                 aggregates: NonZeroU32::MIN,

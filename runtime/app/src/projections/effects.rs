@@ -16,6 +16,7 @@ use super::lanes::lane_key;
 use bytes::Bytes;
 use ebb_domain::digest::Digest;
 use ebb_domain::event::{Position, StoredEvent, is_json};
+use ebb_domain::manifest::function::Variable;
 use ebb_domain::manifest::{
     Beginning, Capabilities, EventTrigger, FunctionSpec as Manifested, LaneBy, ProjectionSpec,
 };
@@ -25,6 +26,7 @@ use ebb_domain::port::guest::{
     ApplyError, CallError, FunctionSpec, HttpCall, HttpFunction, ProjectionModule, SharedRows,
 };
 use ebb_domain::port::log::EventLog;
+use ebb_domain::port::secrets::Secret;
 use ebb_domain::text::Text;
 use futures_util::future::join_all;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
@@ -55,6 +57,8 @@ pub struct Effects {
     pub from: Beginning,
     /// What it may reach.
     pub capabilities: Arc<Capabilities>,
+    /// Its secrets.
+    pub secrets: Arc<[(Variable, Secret)]>,
 }
 
 impl ProjectionDeployment {
@@ -64,6 +68,7 @@ impl ProjectionDeployment {
         trigger: &EventTrigger,
         module: Digest,
         capabilities: Arc<Capabilities>,
+        secrets: Arc<[(Variable, Secret)]>,
     ) -> Self {
         let spec = ProjectionSpec {
             name: (&function.name).into(),
@@ -78,7 +83,7 @@ impl ProjectionDeployment {
             limits: function.limits,
             instances: function.instances,
         };
-        let effects = Effects { from: trigger.from, capabilities };
+        let effects = Effects { from: trigger.from, capabilities, secrets };
         Self { spec, module, models: Vec::new(), effects: Some(effects) }
     }
 
@@ -117,6 +122,7 @@ impl Effects {
         let function = FunctionSpec {
             function: format!("function.{}", spec.name).into(),
             capabilities: self.capabilities.clone(),
+            secrets: self.secrets.clone(),
             ..function
         };
         Ok(Arc::new(Handler {

@@ -297,6 +297,7 @@ impl Projections {
             limits: spec.limits,
             instances: spec.instances,
             capabilities: Default::default(),
+            secrets: Arc::default(),
         };
         let module = match &deployment.effects {
             None => self.deps.engine.projection(function),

@@ -207,6 +207,7 @@ impl Subject {
                 limits: function.spec.limits,
                 instances: InstancePolicy { idle: Duration::from_secs(1), ..instances },
                 capabilities: Default::default(),
+                secrets: Arc::default(),
             })
         };
         let own = function.spec.instances;

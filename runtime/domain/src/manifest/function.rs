@@ -1,5 +1,6 @@
 //! `[function.NAME]`: a module that a trigger calls, and what it may reach.
 
+use super::problem::Place;
 use super::{Allow, Batch, LaneBy, Retry, Source};
 use crate::limits::{InstancePolicy, Limits};
 use crate::name::{AggregateName, FunctionName, ModelName};
@@ -194,6 +195,8 @@ pub struct Capabilities {
     pub models: Option<BTreeSet<ModelName>>,
     /// Environment variables.
     pub env: BTreeMap<Variable, String>,
+    /// Environment variables whose values the operator keeps, and where the manifest names them.
+    pub secrets: BTreeMap<Variable, Place>,
 }
 
 impl Capabilities {

@@ -4,12 +4,14 @@
 use super::Future;
 use super::models::Rows;
 use super::own_app::OwnApp;
+use super::secrets::Secret;
 use crate::commit::CommandId;
 use crate::commit::Refusal;
 use crate::digest::Digest;
 use crate::event::StoredEvent;
 use crate::limits::{InstancePolicy, Limits};
 use crate::manifest::Capabilities;
+use crate::manifest::function::Variable;
 use crate::name::{AppName, CommandName};
 use crate::stream::StreamId;
 use crate::text::Text;
@@ -202,6 +204,8 @@ pub struct FunctionSpec {
     pub instances: InstancePolicy,
     /// What it may reach: nothing, for command and projection modules.
     pub capabilities: Arc<Capabilities>,
+    /// Environment variables that nobody else should see.
+    pub secrets: Arc<[(Variable, Secret)]>,
 }
 
 /// Compiles modules at deploy, and runs them.

@@ -48,6 +48,9 @@ pub(super) fn store(function: &Function) -> Result<Store<State>> {
     for (name, value) in &spec.capabilities.env {
         wasi.env(name.as_str(), value);
     }
+    for (name, secret) in &*spec.secrets {
+        wasi.env(name.as_str(), secret.reveal());
+    }
     let mut table = ResourceTable::new();
     table.set_max_capacity(RESOURCES);
     let meter: Arc<Meter> = Arc::default();

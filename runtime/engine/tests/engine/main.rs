@@ -59,6 +59,7 @@ fn spec(module: Digest) -> FunctionSpec {
         limits: Limits { cpu: Duration::from_secs(5), ..Limits::COMMAND },
         instances: InstancePolicy::default(),
         capabilities: Default::default(),
+        secrets: Arc::default(),
     }
 }
 

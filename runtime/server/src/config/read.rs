@@ -53,6 +53,7 @@ settings! {
     CONCURRENCY = "functions.concurrency", "EBB_FUNCTIONS_CONCURRENCY", "a number from 1 to 100000", "512";
     IDLE = "functions.idle", "EBB_FUNCTIONS_IDLE", "a duration from \"1s\" to \"24h\"", "10min";
     WEIGHTS = "functions.weights", "EBB_FUNCTIONS_WEIGHTS", "apps with weights from 1 to 1000, as in [\"bank=3\"]", "";
+    SECRETS = "functions.secrets", "EBB_FUNCTIONS_SECRETS", "a folder", "";
     MAX_MEMORY = "functions.max-memory", "EBB_FUNCTIONS_MAX_MEMORY", "a size from 1MiB to 1GiB", "1GiB";
     MAX_CPU = "functions.max-cpu", "EBB_FUNCTIONS_MAX_CPU", "a duration from \"1s\" to \"15min\"", "15min";
     MAX_WALL = "functions.max-wall", "EBB_FUNCTIONS_MAX_WALL", "a duration from \"1s\" to \"15min\"", "15min";
@@ -160,6 +161,7 @@ pub(super) fn parse(
             }),
             concurrency: reader.count(&CONCURRENCY, 1..=100_000),
             idle: reader.duration(&IDLE, 1..=24 * 3600),
+            secrets: reader.one(&SECRETS, |text| Some((!text.is_empty()).then(|| text.into()))),
             weights: reader.weights(),
             most: Limits {
                 memory_bytes: reader.size(&MAX_MEMORY, (1 << 20)..=cap::MEMORY_BYTES),

@@ -7,12 +7,14 @@ use super::*;
 use crate::commands::{CommandError, CommandReply, CommandRequest};
 use crate::testing::{ManualClock, MemoryModels, MemoryStorage, ScriptedProjection};
 use bytes::Bytes;
+use ebb_domain::manifest::function::Variable;
 use ebb_domain::name::ModelName;
 use ebb_domain::port::Future;
 use ebb_domain::port::guest::{
     Aggregate, CallError, CommandModule, CompileError, DecidedEvent, Decision, FunctionSpec, GuestCommand,
     HttpFunction, ModuleKind, PastEvent, ProjectionModule,
 };
+use ebb_domain::port::secrets::{NoSecret, Secret};
 use std::sync::atomic::AtomicU32;
 
 const MANIFEST: &str = r#"
@@ -124,6 +126,7 @@ impl Kept {
             storage: self.storage.clone(),
             models: self.models.clone(),
             engine: Arc::new(AnyModule(self.clone())),
+            secrets: Arc::new(NoSecrets),
             clock: Arc::new(ManualClock::default()),
         };
         Fixture { kept: self.clone(), node: Node::open(deps, options).await.unwrap() }
@@ -231,4 +234,13 @@ async fn try_to_open(app: &Arc<App>, key: &str) -> Result<CommandReply, CommandE
         trace: None,
     };
     app.command(request).await
+}
+
+/// A node whose operator keeps none.
+struct NoSecrets;
+
+impl Secrets for NoSecrets {
+    fn get(&self, app: &AppName, name: &Variable) -> Result<Secret, NoSecret> {
+        Err(NoSecret { problem: format!("app `{app}` has no secret `{name}`"), hint: String::new() })
+    }
 }

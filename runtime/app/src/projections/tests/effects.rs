@@ -77,7 +77,7 @@ impl Office {
     }
 
     async fn deploy(&self, module: &str) {
-        let effects = Effects { from: self.from, capabilities: Arc::default() };
+        let effects = Effects { from: self.from, capabilities: Arc::default(), secrets: Arc::default() };
         let deployment = ProjectionDeployment {
             spec: self.spec.clone(),
             module: ebb_domain::digest::Digest::of(module.as_bytes()),

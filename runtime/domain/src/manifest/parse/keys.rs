@@ -43,8 +43,9 @@ pub(in crate::manifest) const TRIGGER: &[&str] = &["http", "events"];
 pub(in crate::manifest) const EVENTS: &[&str] =
     &["aggregates", "types", "from", "batch", "lanes", "lane-by", "retry", "max-parked"];
 pub(in crate::manifest) const HTTP: &[&str] = &["route", "methods", "max-body", "max-response"];
-pub(in crate::manifest) const CAPABILITIES: &[&str] = &["outbound-http", "commands", "models", "env"];
+pub(in crate::manifest) const CAPABILITIES: &[&str] =
+    &["outbound-http", "commands", "models", "env", "secrets"];
 /// Of a projection's source: known, and not available yet.
 pub(super) const TOPIC_SOURCE: &[&str] = &["topics", "group", "via"];
 /// Of a function: known, and not available yet.
-pub(super) const LATER_CAPABILITIES: &[&str] = &["secrets", "tmp"];
+pub(super) const LATER_CAPABILITIES: &[&str] = &["tmp"];

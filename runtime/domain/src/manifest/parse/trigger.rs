@@ -7,7 +7,7 @@ use crate::limits::{InstancePolicy, Limits};
 use crate::manifest::function::{
     Beginning, Capabilities, EventTrigger, FunctionSpec, HttpMethod, HttpTrigger, Methods, Trigger, Variable,
 };
-use crate::manifest::problem::{ProblemKind, short, suggestion};
+use crate::manifest::problem::{Place, ProblemKind, short, suggestion};
 use crate::manifest::reader::{Field, Section, list};
 use crate::manifest::{LaneBy, ProjectionSpec};
 use crate::name::{AggregateName, FunctionName, InvalidName, ModelName, ProjectionName};
@@ -237,7 +237,7 @@ impl<'a> Walk<'a> {
         let Some(section) = self.reader.table(field) else { return Capabilities::default() };
         for later in section.fields().filter(|field| keys::LATER_CAPABILITIES.contains(&field.name)) {
             let message = format!("`{}` is not available in this version of Ebbtide", later.key);
-            let hint = "there are `outbound-http`, `commands`, `models` and `env`".to_owned();
+            let hint = "there are `outbound-http`, `commands`, `models`, `env` and `secrets`".to_owned();
             self.reader.report(ProblemKind::Unavailable, later.key_at, later.key, message, hint);
         }
         let known: Vec<&str> = keys::CAPABILITIES.iter().chain(keys::LATER_CAPABILITIES).copied().collect();
@@ -249,7 +249,22 @@ impl<'a> Walk<'a> {
         let commands = commands.map(|f| self.granted(&f, "aggregate", &aggregates, AggregateName::new));
         let models = section.get("models");
         let models = models.map(|f| self.granted(&f, "model", &names, ModelName::new));
-        Capabilities { outbound_http, commands, models, env }
+        let secrets = section.get("secrets").map(|f| self.secrets(&f, &env)).unwrap_or_default();
+        Capabilities { outbound_http, commands, models, env, secrets }
+    }
+
+    /// Names only: a value in the manifest would be in every bundle.
+    fn secrets(&mut self, field: &Field<'a>, env: &BTreeMap<Variable, String>) -> BTreeMap<Variable, Place> {
+        let mut secrets = BTreeMap::new();
+        for (element, name) in self.reader.texts(field).unwrap_or_default() {
+            let Some(variable) = self.variable(&element, element.at.clone(), name) else { continue };
+            if env.contains_key(&variable) {
+                let message = format!("`{variable}` is in `env` too");
+                self.reader.refuse(&element, message, Some("leave one of them out".to_owned()));
+            }
+            secrets.insert(variable, self.reader.place(element.at));
+        }
+        secrets
     }
 
     /// Names of this manifest that a function may use.
