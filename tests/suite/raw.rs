@@ -16,8 +16,12 @@ pub(crate) struct Call {
 
 impl Call {
     pub(crate) async fn open(node: &Node) -> Self {
-        let base = node.data.base().to_owned();
-        let stream = TcpStream::connect(base.trim_start_matches("http://")).await.expect("it listens");
+        Self::to(node.data.base().trim_start_matches("http://")).await
+    }
+
+    /// A connection to this address.
+    pub(crate) async fn to(address: &str) -> Self {
+        let stream = TcpStream::connect(address).await.expect("it listens");
         Self { stream, seen: Vec::new() }
     }
 
@@ -40,6 +44,16 @@ impl Call {
     /// Reads until the connection is closed.
     pub(crate) async fn closed(&mut self) {
         while self.read().await {}
+    }
+
+    /// Reads until the connection is closed, or nothing has come for so long.
+    pub(crate) async fn closed_or_quiet(&mut self, quiet: Duration) {
+        while let Ok(true) = tokio::time::timeout(quiet, self.read()).await {}
+    }
+
+    /// The bytes that have come so far.
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.seen
     }
 
     /// What has come so far.

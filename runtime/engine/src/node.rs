@@ -9,7 +9,7 @@ use crate::fair::Apps;
 use crate::gate::Gate;
 use crate::module::Modules;
 use crate::pool::Pool;
-use crate::sweep;
+use crate::sweep::{self, Heap};
 use crate::ticker::Ticker;
 use crate::turns::Turns;
 use crate::usage::{Ledger, Observer};
@@ -24,6 +24,8 @@ use wasmtime::PoolConcurrencyLimitError;
 /// The reaper looks no less often than this while there is something.
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 const SHORTEST_PAUSE: Duration = Duration::from_millis(5);
+/// It looks for memory to give back no more often than this.
+const SWEEP_EVERY: Duration = Duration::from_millis(100);
 
 /// Shared by all functions.
 pub(crate) struct Node {
@@ -35,6 +37,10 @@ pub(crate) struct Node {
     pub(crate) budget: Arc<Budget>,
     pub(crate) ledger: Ledger,
     pub(crate) observer: Option<Arc<dyn Observer>>,
+    /// What the allocator keeps.
+    heap: Arc<Heap>,
+    /// When it was last looked for memory to give back, in milliseconds of the node.
+    swept_at: AtomicU64,
     /// Slots for instances.
     pub(crate) slots: u32,
     /// How long code that nobody runs stays in memory.
@@ -80,6 +86,8 @@ impl Node {
             budget,
             ledger: Ledger::default(),
             observer,
+            heap: Arc::default(),
+            swept_at: AtomicU64::new(0),
             slots,
             module_idle,
             pools: Mutex::default(),
@@ -186,9 +194,16 @@ impl Node {
                 tokio::spawn(make_ready(pool));
             }
         }
-        if sweep::is_due(self.modules.engine()) {
-            let engine = self.modules.engine().clone();
-            tokio::task::spawn_blocking(move || sweep::sweep(&engine));
+        let millis = self.millis(now);
+        if millis.saturating_sub(self.swept_at.load(Ordering::Relaxed)) >= SWEEP_EVERY.as_millis() as u64 {
+            self.swept_at.store(millis, Ordering::Relaxed);
+            let (engine, heap) = (self.modules.engine().clone(), self.heap.clone());
+            tokio::task::spawn_blocking(move || {
+                if sweep::is_due(&engine) {
+                    sweep::sweep(&engine);
+                }
+                heap.trim_if_worth_it();
+            });
         }
         let long_ago = self.millis(now).checked_sub(self.module_idle.as_millis() as u64);
         if self.modules.unload_unused(long_ago) > 0 {

@@ -8,6 +8,7 @@
 //! From version 50 on wasmtime can do this itself (`Engine::release_idle_pool_memory`), and this file can go.
 
 use rustix::mm::{Advice, madvise};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use wasmtime::{Engine, Instance, Module, Store};
 
 /// What unused slots may keep before it is worth a sweep.
@@ -41,20 +42,47 @@ pub(crate) fn sweep(engine: &Engine) {
             Err(error) => tracing::warn!(%error, "memory of unused slots can't be given back"),
         }
     }
-    trim();
 }
 
-/// Makes the allocator give back what it keeps of the calls of a burst: some 50 KB each.
+/// What the allocator keeps of a burst: some 50 KB for each call that was under way, and more where calls were large.
+#[derive(Debug, Default)]
+pub(crate) struct Heap {
+    /// Bytes that were free in it after the last trim, most of them given back.
+    trimmed: AtomicUsize,
+}
+
+impl Heap {
+    /// Makes the allocator give free pages back, if there are many more than when it last did. Takes milliseconds.
+    pub(crate) fn trim_if_worth_it(&self) {
+        if heap::free() > self.trimmed.load(Ordering::Relaxed) + WORTH_IT {
+            heap::trim();
+            self.trimmed.store(heap::free(), Ordering::Relaxed);
+        }
+    }
+}
+
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 #[expect(unsafe_code, reason = "no other way to ask the allocator of the C library")]
-fn trim() {
-    // SAFETY: it may be called at any time, by any thread: it takes the locks of the arenas, and gives back pages that
-    // hold nothing.
-    unsafe { libc::malloc_trim(0) };
+mod heap {
+    pub(super) fn free() -> usize {
+        // SAFETY: it may be called at any time, by any thread: it takes the locks of the arenas, and only counts.
+        unsafe { libc::mallinfo2() }.fordblks
+    }
+
+    pub(super) fn trim() {
+        // SAFETY: likewise; it gives back pages that hold nothing.
+        unsafe { libc::malloc_trim(0) };
+    }
 }
 
 #[cfg(not(all(target_os = "linux", target_env = "gnu")))]
-fn trim() {}
+mod heap {
+    pub(super) fn free() -> usize {
+        0
+    }
+
+    pub(super) fn trim() {}
+}
 
 /// Sweeps the unused slots of this thread's list; how many.
 fn sweep_list(engine: &Engine) -> wasmtime::Result<usize> {
