@@ -234,8 +234,6 @@ async fn a_neighbour_of_all_that_misbehaves_is_served_and_the_nodes_memory_is_bo
     assert!(most < BUDGET + BESIDES, "{} MiB", most >> 20);
     assert!(quantile(&beside, 0.99) < Duration::from_secs(2), "p99 {:?}", quantile(&beside, 0.99));
     // What it took goes back: two idle times, and the sweep.
-    eventually("memory to go back", async || {
-        (resident(node.process_id()) < before * 6 / 5 + (24 << 20)).then_some(())
-    })
-    .await;
+    let most = before * 6 / 5 + MODULES;
+    eventually("memory to go back", async || (resident(node.process_id()) < most).then_some(())).await;
 }
