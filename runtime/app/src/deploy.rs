@@ -15,13 +15,14 @@ use ebb_domain::manifest::{
     ProjectionSpec, Trigger,
 };
 use ebb_domain::name::{AggregateName, AppName, FunctionName, ModelName, ProjectionName};
-use ebb_domain::port::guest::{Engine, FunctionSpec, TriggerKind};
+use ebb_domain::port::guest::{CompileError, Engine, FunctionSpec, ModuleKind, TriggerKind};
 use ebb_domain::port::secrets::{Secret, Secrets};
 use ebb_domain::port::storage::{Storage, StorageError};
 use ebb_domain::schema::JsonSchema;
 use ebb_domain::text::Text;
 use ebb_domain::time::Timestamp;
 use serde::{Deserialize, Serialize};
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -211,12 +212,18 @@ pub(crate) async fn check(engine: &Arc<dyn Engine>, bundle: &Bundle) -> Result<C
         Manifest::parse_with(text, |file| file.inspect(bundle.file(&file.path).map(|contents| &**contents)))?;
     let mut problems = Vec::new();
     let mut files = BTreeMap::new();
+    // A hundred functions may share a module.
+    let mut compiled: HashMap<(&Path, ModuleKind), Result<Digest, CompileError>> = HashMap::new();
     for file in manifest.files() {
         let Some(contents) = bundle.file(&file.path) else { continue };
-        if let FilePurpose::Module(kind) = file.purpose
-            && let Err(error) = engine.compile(contents.clone(), kind).await
-        {
-            problems.push(file.refused(&error));
+        if let FilePurpose::Module(kind) = file.purpose {
+            let compiled = match compiled.entry((&file.path, kind)) {
+                Entry::Occupied(known) => known.into_mut(),
+                Entry::Vacant(new) => new.insert(engine.compile(contents.clone(), kind).await),
+            };
+            if let Err(error) = compiled {
+                problems.push(file.refused(error));
+            }
         }
         files.insert(file.path.clone(), contents.clone());
     }

@@ -339,6 +339,8 @@ async fn a_function_is_made_by_its_first_use_and_the_others_of_its_app_are_not()
     fixture.settled().await;
     fixture.restart().await;
     let app = fixture.app().await;
+    let compiled = fixture.kept.compiled.load(Ordering::SeqCst);
+    assert_eq!(compiled, 3, "a module is compiled once for each kind of function, however many there are");
     assert_eq!(fixture.kept.made.load(Ordering::SeqCst), 0);
     let routes = app.http_routes();
     let crate::functions::Routed::Function { endpoint, .. } = routes.find("GET", "/7") else {

@@ -42,6 +42,7 @@ struct AnyModule(Kept);
 
 impl Engine for AnyModule {
     fn compile(&self, wasm: Bytes, _: ModuleKind) -> Future<'_, Result<Digest, CompileError>> {
+        self.0.compiled.fetch_add(1, Ordering::SeqCst);
         Box::pin(ready(Ok(Digest::of(&wasm))))
     }
 
@@ -97,6 +98,8 @@ struct Kept {
     projection: Arc<ScriptedProjection>,
     /// Functions that were made for aggregates and requests.
     made: Arc<AtomicU32>,
+    /// Modules that were compiled.
+    compiled: Arc<AtomicU32>,
 }
 
 struct Fixture {
@@ -114,7 +117,7 @@ impl Kept {
             Ok(())
         });
         let storage = MemoryStorage::new(Arc::new(ManualClock::default()));
-        Self { storage, models: Arc::default(), projection, made: Arc::default() }
+        Self { storage, models: Arc::default(), projection, made: Arc::default(), compiled: Arc::default() }
     }
 
     async fn open(&self) -> Fixture {
