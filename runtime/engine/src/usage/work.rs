@@ -265,7 +265,8 @@ impl Drop for Ending<'_> {
 
 /// A line of the log for those who ask for it: `report=debug` among the log's levels.
 fn report(invocation: &Invocation<'_>) {
-    let millis = |duration: Duration| duration.as_secs_f64() * 1e3;
+    // To a microsecond, so that it is short to read.
+    let millis = |duration: Duration| duration.as_micros() as f64 / 1e3;
     let Invocation { start, outcome, waited, init, duration, cpu, .. } = *invocation;
     tracing::debug!(
         target: "report",

@@ -464,6 +464,31 @@ mod tests {
     }
 
     #[test]
+    fn spans_go_where_the_variable_says_and_what_may_be_a_token_is_not_shown() {
+        let traces = |endpoint: &'static str, headers: &'static str| {
+            let env = move |name: &str| match name {
+                "OTEL_EXPORTER_OTLP_ENDPOINT" => Some(endpoint.to_owned()),
+                "OTEL_EXPORTER_OTLP_HEADERS" => Some(headers.to_owned()),
+                "OTEL_SERVICE_NAME" => Some(String::new()),
+                _ => None,
+            };
+            Config::parse(None, env, &[]).map(|config| config.traces)
+        };
+        assert_eq!(traces("", ""), Ok(None), "an empty variable is one that is not set");
+        let config =
+            traces("http://127.0.0.1:4318/", "authorization=Bearer%20secret, x-a=b").unwrap().unwrap();
+        assert_eq!((&*config.endpoint, &*config.service), ("http://127.0.0.1:4318/v1/traces", "ebbtide"));
+        assert_eq!(config.headers[0], ("authorization".to_owned(), "Bearer secret".to_owned()));
+        assert!(!format!("{config:?}").contains("secret"));
+        for (endpoint, headers) in
+            [("ftp://a", ""), ("http://user:secret@a", ""), ("127.0.0.1:4318", ""), ("http://a", "secret")]
+        {
+            let problems = traces(endpoint, headers).unwrap_err().to_string();
+            assert!(headers.is_empty() || !problems.contains("secret"), "{problems}");
+        }
+    }
+
+    #[test]
     fn every_problem_is_reported_at_once_with_its_line() {
         let problems = from_file(
             "data = 3.5\ncolour = true\n[http]\naddress = 'nowhere'\nport = 80\n[limits]\nbody = '5TiB'\ndrain = 's'\n[log]\nformat = ['text']\n[control]\ntoken = 'short'\n",
@@ -471,7 +496,7 @@ mod tests {
         .unwrap_err();
         insta::assert_snapshot!(problems, @r#"
         ebbtide.toml:1: `data` takes a folder
-        ebbtide.toml:2: `colour` is not a setting; there are data, drain, [http], [control], [auth], [limits], [functions], [log], [apps] and [index]
+        ebbtide.toml:2: `colour` is not a setting; there are data, drain, [http], [control], [auth], [limits], [functions], [log], [apps], [traces] and [index]
         ebbtide.toml:4: `http.address` is `nowhere`; it takes an IP address and a port, as in "127.0.0.1:8080"
         ebbtide.toml:5: `http.port` is not a setting; there are http.address
         ebbtide.toml:7: `limits.body` is `5TiB`; it takes a size from 1KiB to 64MiB
