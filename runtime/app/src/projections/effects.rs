@@ -283,8 +283,11 @@ impl Handler {
         let mut request = Request::post("http://localhost/")
             .header(CONTENT_TYPE, BATCH)
             .header(CONTENT_LENGTH, body.len())
-            .header("ebb-actor", &*cause.actor)
-            .header("ebb-correlation-id", &*cause.correlation_id);
+            .header("ebb-actor", &*cause.actor);
+        // Any text may correlate; what can't be a header is in the events all the same.
+        if let Ok(correlation_id) = HeaderValue::from_str(&cause.correlation_id) {
+            request = request.header("ebb-correlation-id", correlation_id);
+        }
         if let Some(parent) = first.and_then(|commit| commit.traceparent.as_deref()) {
             request = request.header("traceparent", parent);
         }

@@ -105,6 +105,7 @@ type React = dyn Fn(Vec<Value>) -> Result<http::Response<String>, CallError> + S
 /// An event function whose body is a closure over a batch of CloudEvents.
 pub struct ScriptedFunction {
     react: Box<React>,
+    headers: Mutex<http::HeaderMap>,
     gate: Gate,
 }
 
@@ -113,7 +114,13 @@ impl ScriptedFunction {
     pub fn new(
         react: impl Fn(Vec<Value>) -> Result<http::Response<String>, CallError> + Send + Sync + 'static,
     ) -> Arc<Self> {
-        Arc::new(Self { react: Box::new(react), gate: Gate(watch::Sender::new(true)) })
+        let gate = Gate(watch::Sender::new(true));
+        Arc::new(Self { react: Box::new(react), headers: Mutex::default(), gate })
+    }
+
+    /// The headers of the latest call.
+    pub fn headers(&self) -> http::HeaderMap {
+        self.headers.lock().clone()
     }
 
     /// What holds calls back, once they have begun; open at first.
@@ -125,12 +132,9 @@ impl ScriptedFunction {
 impl HttpFunction for ScriptedFunction {
     fn call(&self, call: HttpCall) -> Future<'_, Result<http::Response<HttpBody>, CallError>> {
         Box::pin(async move {
-            let body = call
-                .request
-                .into_body()
-                .collect()
-                .await
-                .map_err(|error| CallError::Failed(error.to_string()))?;
+            let (head, body) = call.request.into_parts();
+            *self.headers.lock() = head.headers;
+            let body = body.collect().await.map_err(|error| CallError::Failed(error.to_string()))?;
             let events = serde_json::from_slice(&body.to_bytes())
                 .map_err(|error| CallError::Failed(error.to_string()))?;
             let answer = (self.react)(events)?;

@@ -146,6 +146,19 @@ async fn a_function_begins_with_what_happens_after_its_first_deployment() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_call_says_who_calls_and_what_it_belongs_to() {
+    let office = Office::open().deployed().await;
+    office.happens("a");
+    office.passed(1).await;
+    let headers = office.letters.headers();
+    let correlation = office.log.events()[0].commit.correlation_id.to_string();
+    let said = |name: &str| headers.get(name).map(|value| value.to_str().unwrap().to_owned());
+    assert_eq!(said("ebb-actor").as_deref(), Some("function:letters"));
+    assert_eq!(said("ebb-correlation-id"), Some(correlation));
+    assert_eq!(said("content-type").as_deref(), Some("application/cloudevents-batch+json; charset=utf-8"));
+}
+
+#[tokio::test(start_paused = true)]
 async fn or_with_the_first_event_of_the_log_if_its_manifest_says_so() {
     let office = Office { from: Beginning::Start, ..Office::open() };
     office.happens("a");
