@@ -196,15 +196,20 @@ impl Node {
         self.home.path().join("faults")
     }
 
-    /// Waits until it has ended by itself, and tells the signal that ended it; none if that takes too long.
+    /// Waits until it has ended by itself, and tells the signal that ended it, 0 where it ended in order; none if that
+    /// takes too long.
     ///
     /// # Panics
-    /// It was ended already, or by no signal.
+    /// It was ended already, or with an error.
     pub async fn died(&mut self, patience: Duration) -> Option<i32> {
         let process = self.process.as_mut().expect("the node was started");
         let ended = tokio::time::timeout(patience, process.child.wait()).await.ok()?;
         self.process = None;
         let status = ended.expect("a child can be waited for");
+        // In order, and so not as it was to.
+        if status.success() {
+            return Some(0);
+        }
         Some(status.signal().unwrap_or_else(|| panic!("the node ended by itself: {status}")))
     }
 

@@ -1,7 +1,7 @@
 //! Commands: what is answered, what is remembered, what is turned away.
 
 use crate::support::{bank_named, open_account};
-use ebb_tests::{App, Client, Node, bank, guest};
+use ebb_tests::{App, Client, Node, bank, eventually, guest};
 use futures_util::future::join_all;
 use serde_json::{Value, json};
 
@@ -171,11 +171,17 @@ async fn a_stream_with_too_many_waiting_is_told_when_to_come_back_and_nothing_of
     let slow = crate::support::hostile();
     let node = Node::with(&slow).await;
     let app = node.app("hostile");
-    // Keeps the stream busy until its CPU is used up.
-    let busy = app.command("hostile", "a", "spin", &json!({})).into_future();
+    // Keeps the stream busy until its CPU is used up; the others come when it has begun.
+    let busy = tokio::spawn(app.command("hostile", "a", "spin", &json!({})).into_future());
+    eventually("it to have an instance", async || {
+        let functions = node.control.get("/functions").await.ok();
+        let functions = functions["functions"].as_array()?.clone();
+        functions.iter().any(|function| function["instances"].as_u64() > Some(0)).then_some(())
+    })
+    .await;
     let others = (0..200).map(|_| app.command("hostile", "a", "behave", &json!({})).into_future());
-    let (busy, replies) = tokio::join!(busy, join_all(others));
-    busy.problem(504, "module_out_of_cpu");
+    let replies = join_all(others).await;
+    busy.await.expect("an answer").problem(504, "module_out_of_cpu");
     let mut accepted = 0;
     for reply in &replies {
         if reply.status == 200 {

@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 const BUDGET: u64 = 256 << 20;
 /// What a node takes besides, with some hundreds of connections.
 const BESIDES: u64 = 256 << 20;
-/// Code of modules that were not loaded before, and slots that stay warm.
-const MODULES: u64 = 32 << 20;
+/// Code of modules that were not loaded before, of the node itself that nobody had run, and slots that stay warm.
+const MODULES: u64 = 64 << 20;
 /// The longest that anything may take: the longest limit of those below, and a busy machine.
 const PATIENCE: Duration = Duration::from_secs(20);
 /// Clients who do the same harm at the same time.

@@ -38,6 +38,8 @@ enum Stimulus {
     Purge,
     /// The operator stops the node.
     Stop,
+    /// The same, with an app open that has nothing left to do.
+    StopAtRest,
     /// A start.
     Start,
     /// A start after the index was lost.
@@ -73,7 +75,7 @@ fn stimulus(point: Point) -> (Stimulus, u64) {
             (S::Purge, 1)
         }
         P::CloseBeforeNote | P::CloseAfterNote => (S::Stop, 2),
-        P::RestBeforeNote | P::RestAfterNote => (S::Stop, 1),
+        P::RestBeforeNote | P::RestAfterNote => (S::StopAtRest, 1),
         P::OpenAfterRewrite | P::OpenBeforeEpoch | P::OpenAfterEpoch | P::OpenDone => (S::Start, 2),
         P::IndexRebuild => (S::StartWithoutIndex, 1),
     }
@@ -193,16 +195,16 @@ impl World {
     async fn crash_while_running(&mut self, plan: &Plan, stimulus: Stimulus) -> bool {
         let mut life = self.life(stimulus == Stimulus::BigCommands);
         self.some_commands(&life).await;
+        if stimulus == Stimulus::StopAtRest {
+            self.open_at_rest().await;
+        }
         self.node.fault(&plan.fault());
         match stimulus {
             Stimulus::DeployOrRollback if self.dice.once_in(2) => self.roll_back().await,
             Stimulus::Deploy | Stimulus::DeployOrRollback => self.deploy().await,
-            Stimulus::Rebuild => {
-                let _ =
-                    self.node.control.post("/apps/notes/projections/notes/rebuild", &json!({})).send().await;
-            }
+            Stimulus::Rebuild => self.rebuild().await,
             Stimulus::Purge => self.purge().await,
-            Stimulus::Stop => self.node.ask_to_stop(),
+            Stimulus::Stop | Stimulus::StopAtRest => self.node.ask_to_stop(),
             _ => life.over().await,
         }
         let died = self.node.died(PATIENCE).await;
@@ -211,6 +213,26 @@ impl World {
         }
         self.writers = life.end().await;
         died == Some(SIGKILL)
+    }
+
+    /// Rebuilds the projection. A version that a life before this one has begun is built first.
+    async fn rebuild(&mut self) {
+        eventually("the rebuild to be taken, or the end", async || {
+            let request = self.node.control.post("/apps/notes/projections/notes/rebuild", &json!({}));
+            request.send().await.map_or(true, |reply| reply.status == 202).then_some(())
+        })
+        .await;
+    }
+
+    /// An app is open and has nothing left to do, which is what its note will say.
+    async fn open_at_rest(&mut self) {
+        let scratch = self.node.app("scratch");
+        scratch.get("/events?limit=1").await.ok();
+        eventually("the app to have read all there is", async || {
+            let all = self.node.control.get("/projections?app=scratch").await.ok();
+            all["projections"].as_array()?.iter().all(|one| one["lag"] == 0).then_some(())
+        })
+        .await;
     }
 
     fn life(&mut self, big: bool) -> Life {
