@@ -106,11 +106,23 @@ pub(crate) const SIZES: Units = Units {
 };
 
 impl Units {
-    pub(crate) fn read(&self, text: &str) -> Option<u64> {
+    /// Digits, and how many of the smallest unit each of what they count is.
+    fn split<'t>(&self, text: &'t str) -> Option<(&'t str, u64)> {
         let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
         let (number, unit) = text.split_at(digits);
         let (_, factor) = self.names.iter().find(|(name, _)| *name == unit)?;
-        number.parse::<u64>().ok()?.checked_mul(*factor)
+        (!number.is_empty()).then_some((number, *factor))
+    }
+
+    pub(crate) fn read(&self, text: &str) -> Option<u64> {
+        let (number, factor) = self.split(text)?;
+        number.parse::<u64>().ok()?.checked_mul(factor)
+    }
+
+    /// The same for who compares it with bounds: more than can be counted is the most that can be.
+    pub(crate) fn read_capped(&self, text: &str) -> Option<u64> {
+        let (number, factor) = self.split(text)?;
+        Some(number.parse::<u64>().map_or(u64::MAX, |number| number.saturating_mul(factor)))
     }
 
     /// What was probably meant: the same number with the unit's right name.
@@ -161,6 +173,14 @@ mod tests {
         {
             assert_eq!(SIZES.read(wrong), None, "{wrong}");
         }
+    }
+
+    #[test]
+    fn what_is_too_large_to_count_is_still_a_size() {
+        for large in ["99999999999999999999GiB", "17179869184GiB"] {
+            assert_eq!((SIZES.read(large), SIZES.read_capped(large)), (None, Some(u64::MAX)));
+        }
+        assert_eq!(SIZES.read_capped("GiB"), None);
     }
 
     #[test]

@@ -258,7 +258,7 @@ impl<'t> Reader<'t> {
                 return None;
             }
         };
-        let Some(quantity) = units.read(text) else {
+        let Some(quantity) = units.read_capped(text) else {
             let message = format!("\"{}\" is not {}", short(text), units.what);
             self.refuse(field, message, Some(units.hint(text)));
             return None;

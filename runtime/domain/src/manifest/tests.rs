@@ -140,6 +140,86 @@ fn units_are_asked_for_and_corrected() {
     assert!(problems(&limits("\"1GiB\"")).is_empty());
 }
 
+/// Bounded settings: section, key, what is refused, and the bounds that the answer names.
+type Bounded = (&'static str, &'static str, &'static [&'static str], &'static str);
+
+const BOUNDED: &[Bounded] = &[
+    (
+        "limits",
+        "memory",
+        &["\"0B\"", "\"1023KiB\"", "\"1025MiB\"", "\"17179869184GiB\""],
+        "\"1MiB\" to \"1GiB\"",
+    ),
+    ("limits", "cpu", &["\"0ms\"", "\"9ms\"", "\"16min\"", "\"99999999h\""], "\"10ms\" to \"15min\""),
+    ("limits", "wall", &["\"0s\"", "\"9ms\"", "\"901s\""], "\"10ms\" to \"15min\""),
+    ("limits", "concurrency", &["0", "-1", "513", "4294967297"], "1 to 512"),
+    ("instances", "reuse", &["0", "-1", "4294967296"], "1 to 4294967295"),
+    ("instances", "max", &["0", "-1", "513"], "1 to 512"),
+    ("instances", "idle", &["\"0s\"", "\"25h\""], "\"1ms\" to \"24h\""),
+    ("instances", "aggregates", &["0", "65537"], "1 to 65536"),
+    ("instances", "warm", &["-1", "65"], "0 to "),
+    ("batch", "max-events", &["0", "10001"], "1 to 10000"),
+    ("batch", "max-wait", &["\"61s\""], "\"0ms\" to \"1min\""),
+    ("retry", "attempts", &["0", "101"], "1 to 100"),
+    ("retry", "backoff", &["\"0ms\"", "\"2h\""], "\"1ms\" to \"1h\""),
+    ("retry", "max-backoff", &["\"0ms\"", "\"2h\""], "\"1ms\" to \"1h\""),
+    ("http", "max-body", &["\"1025MiB\""], "\"0B\" to \"1GiB\""),
+    ("http", "max-response", &["\"1025MiB\""], "\"0B\" to \"1GiB\""),
+    ("", "lanes", &["0", "65"], "1 to 64"),
+    ("", "max-parked", &["0", "-1"], "1 to "),
+    ("", "snapshot-every", &["0", "1000001"], "1 to 1000000"),
+];
+
+/// Manifests with this written into every place where it can stand.
+fn everywhere(section: &str, line: &str) -> Vec<String> {
+    let of_an_aggregate = || bank_with("[model", &format!("{line}\n\n[model"));
+    let of_a_projection = || format!("{BANK}{line}\n");
+    let of_a_function = || hello_with(line);
+    let of_events = || {
+        let function = "[function.told]\nmodule = \"told.wasm\"\ntrigger = { events = { from = \"now\", ";
+        format!("{BANK}\n{function}{line} }} }}\n")
+    };
+    match section {
+        "limits" | "instances" => vec![of_an_aggregate(), of_a_projection(), of_a_function()],
+        "batch" | "retry" => vec![of_a_projection(), of_events()],
+        "http" => vec![hello_with("").replace("route = \"/hello\"", &format!("route = \"/hello\", {line}"))],
+        _ if line.starts_with("snapshot") => vec![of_an_aggregate()],
+        _ => vec![of_a_projection(), of_events()],
+    }
+}
+
+#[test]
+fn no_bound_can_be_zero_or_absurd_and_who_tries_is_told_the_bounds() {
+    for (section, key, refused, bounds) in BOUNDED {
+        for value in *refused {
+            let line = match *section {
+                "" | "http" => format!("{key} = {value}"),
+                section => format!("{section} = {{ {key} = {value} }}"),
+            };
+            for text in everywhere(section, &line) {
+                let told = problem(&text);
+                assert!(told.contains(&format!("{key}` is ")), "`{line}`: {told}");
+                assert!(told.contains(bounds), "`{line}`: {told}");
+            }
+        }
+    }
+}
+
+#[test]
+fn every_key_that_bounds_something_is_tried() {
+    for (section, keys) in [
+        ("limits", keys::LIMITS),
+        ("instances", keys::INSTANCES),
+        ("batch", keys::BATCH),
+        ("retry", keys::RETRY),
+    ] {
+        for key in keys {
+            let tried = BOUNDED.iter().any(|(of, tried, ..)| (of, tried) == (&section, key));
+            assert!(tried, "`{section}.{key}` is in no line of `BOUNDED`");
+        }
+    }
+}
+
 #[test]
 fn a_cpu_limit_that_the_wall_clock_limit_hides_is_refused() {
     let limits = |limits: &str| bank_with("[model", &format!("limits = {{ {limits} }}\n\n[model"));
