@@ -6,7 +6,8 @@
 # What a language needs is installed once, into EBB_TOOLS (~/.cache/ebbtide-tools), or with apt-get; where neither can be
 # done, it says what is missing, and fails.
 
-EBB_TOOLS="${EBB_TOOLS:-$HOME/.cache/ebbtide-tools}"
+. "$(dirname "${BASH_SOURCE[0]}")/install.sh"
+
 COMPONENTIZE_PY=0.25.1
 COMPONENTIZE_JS=0.23.0
 
@@ -65,33 +66,4 @@ _ensure_javascript() {
 
 _install_componentize_js() {
     npm install --silent --no-audit --no-fund --prefix "$1" "@bytecodealliance/componentize-js@$COMPONENTIZE_JS"
-}
-
-# There whole or not at all, also when two want it at once.
-_install_into() {
-    local tools="$1" install="$2"
-    mkdir -p "$EBB_TOOLS"
-    (
-        flock 9
-        [ -e "$tools/.complete" ] && exit 0
-        rm -rf "$tools"
-        echo "languages: installing $(basename "$tools")" >&2
-        "$install" "$tools" >&2 && touch "$tools/.complete"
-    ) 9>"$tools.lock"
-}
-
-_apt_install() {
-    if [ "$(id -u)" -ne 0 ] && ! command -v sudo >/dev/null 2>&1; then
-        echo "languages: missing $*; as root, run: apt-get install $*" >&2
-        return 1
-    fi
-    local as_root=""
-    [ "$(id -u)" -eq 0 ] || as_root=sudo
-    echo "languages: installing $*" >&2
-    # A fresh image has no package lists.
-    (
-        flock 9
-        $as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" >&2 ||
-            { $as_root apt-get update -qq >&2 && $as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" >&2; }
-    ) 9>"${TMPDIR:-/tmp}/ebbtide-apt.lock"
 }

@@ -12,9 +12,18 @@ ensure_toolchain() {
         return 1
     fi
     _pinned_or_stable
-    # SQLite is compiled from its sources.
-    command -v cc >/dev/null 2>&1 || _install_with_apt gcc libc6-dev || return 1
+    # SQLite and librdkafka are compiled from their sources, the latter with the system's OpenSSL and zlib.
+    local missing=()
+    command -v cc >/dev/null 2>&1 || missing+=(gcc libc6-dev)
+    command -v c++ >/dev/null 2>&1 || missing+=(g++)
+    command -v make >/dev/null 2>&1 || missing+=(make)
+    command -v pkg-config >/dev/null 2>&1 || missing+=(pkg-config)
+    _has_header openssl/ssl.h || missing+=(libssl-dev)
+    _has_header zlib.h || missing+=(zlib1g-dev)
+    [ ${#missing[@]} -eq 0 ] || _install_with_apt "${missing[@]}" || return 1
 }
+
+_has_header() { printf '#include <%s>\n' "$1" | cc -E - >/dev/null 2>&1; }
 
 # Takes the pinned toolchain; where it is not installed and can't be had, the stable one, if that is new enough.
 _pinned_or_stable() {

@@ -10,6 +10,7 @@ mod dice;
 mod events;
 mod files;
 mod guests;
+mod kafka;
 mod node;
 mod wait;
 
@@ -20,5 +21,6 @@ pub use dice::Dice;
 pub use events::{LiveEvents, Message};
 pub use files::{copy_folder, files_in, remove_folder};
 pub use guests::{bank, counters, examples, flights, guest, language, repository};
+pub use kafka::{Isolation, Kafka, KafkaOptions, PASSWORD, Received, Record};
 pub use node::{Node, NodeBuilder};
 pub use wait::{eventually, within};

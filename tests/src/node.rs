@@ -342,7 +342,7 @@ impl Drop for Node {
 }
 
 #[expect(clippy::print_stderr, reason = "shown by the test harness, for a test that fails")]
-fn show_end_of(path: &Path) {
+pub(crate) fn show_end_of(path: &Path) {
     let text = File::open(path).and_then(std::io::read_to_string).unwrap_or_default();
     let lines: Vec<&str> = text.lines().collect();
     let from = lines.len().saturating_sub(SHOWN_LINES);
@@ -353,8 +353,8 @@ fn show_end_of(path: &Path) {
 }
 
 /// A port that is free, below those that the system hands out to outgoing connections, so that none of those takes it
-/// while the node is down.
-fn lasting_port() -> u16 {
+/// while the node, or the broker, is down.
+pub(crate) fn lasting_port() -> u16 {
     static NEXT: AtomicU16 = AtomicU16::new(0);
     let first = 20_000 + (std::process::id() % 100) as u16 * 100;
     loop {

@@ -16,6 +16,7 @@ mod flights;
 mod functions;
 mod hostile;
 mod idle;
+mod kafka;
 mod languages;
 mod own_app;
 mod page;

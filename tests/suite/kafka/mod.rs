@@ -1,0 +1,3 @@
+//! Kafka both ways, on a real broker.
+
+mod fixture;
