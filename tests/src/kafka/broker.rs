@@ -75,6 +75,11 @@ impl Installation {
         let mut java = Command::new("java");
         // Serial collection and the first compiler only: a broker for tests starts often, and works little.
         java.args(["-Xms64m", "-Xmx320m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-XX:-UsePerfData"]);
+        // Which classes a start loads is known from the installation on; another Java than that goes without.
+        let classes = self.lib.with_file_name("classes.jsa");
+        if classes.exists() {
+            java.arg(format!("-XX:SharedArchiveFile={}", classes.display())).arg("-Xlog:cds=off");
+        }
         let quiet = repository().join("tests/kafka/log4j2.properties");
         java.arg(format!("-Dlog4j2.configurationFile={}", quiet.display()));
         java.arg("-classpath").arg(self.lib.join("*")).arg(class);
@@ -282,9 +287,11 @@ num.io.threads=2
 log.cleaner.dedupe.buffer.size=4194304
 ",
     );
-    // What a test would wait for.
+    // What a test would wait for: a broker that was killed comes back once its session has ended.
     text.push_str(
-        "group.initial.rebalance.delay.ms=0
+        "broker.session.timeout.ms=3000
+broker.heartbeat.interval.ms=500
+group.initial.rebalance.delay.ms=0
 group.min.session.timeout.ms=1000
 group.consumer.min.session.timeout.ms=1000
 group.consumer.min.heartbeat.interval.ms=100
