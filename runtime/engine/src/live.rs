@@ -1,7 +1,6 @@
 //! A live instance, and the calls of it: each ticking, measured, and within the limits of its function.
 
 use crate::bindings::{CommandIn, EventIn, FailureOut, NewEventOut, PastEventIn, RefusalOut};
-use crate::function::overloaded;
 use crate::host::stdio::Exited;
 use crate::host::{self, State};
 use crate::meter::Metered;
@@ -10,7 +9,7 @@ use crate::pool::Pooled;
 use crate::usage::Work;
 use bytes::Bytes;
 use ebb_domain::limits::cap;
-use ebb_domain::port::guest::{CallError, Lack, SharedRows};
+use ebb_domain::port::guest::{CallError, SharedRows};
 use ebb_domain::time::Timestamp;
 use std::pin::pin;
 use std::sync::Arc;
@@ -92,26 +91,6 @@ fn wrong_kind() -> wasmtime::Error {
 }
 
 impl Pooled for Live {
-    async fn make(work: Work<'_>) -> Result<Self, CallError> {
-        let loaded = work.load().await?;
-        let node = &work.function.node;
-        let made = match Self::instantiate(work, &loaded).await {
-            Err(error) if node.made_slot(&error) => Self::instantiate(work, &loaded).await,
-            made => made,
-        };
-        made.map_err(|error| match error.is::<PoolConcurrencyLimitError>() {
-            true => overloaded(Lack::Slots(node.slots)),
-            false => explain(&error, None),
-        })
-    }
-
-    fn calls(&self) -> u32 {
-        self.calls
-    }
-}
-
-impl Live {
-    /// One try; fails with wasmtime's own error where all slots are taken.
     async fn instantiate(work: Work<'_>, loaded: &Arc<Loaded>) -> wasmtime::Result<Self> {
         let store = host::store(work.function);
         let mut live = Self { store, exports: Exports::None, _loaded: loaded.clone(), calls: 0 };
@@ -127,6 +106,12 @@ impl Live {
         }
     }
 
+    fn calls(&self) -> u32 {
+        self.calls
+    }
+}
+
+impl Live {
     fn begin(&mut self, time: Timestamp, rows: Option<SharedRows>) {
         self.store.data_mut().begin(time, rows);
         self.store.set_epoch_deadline(1);

@@ -9,6 +9,7 @@
 //! longer than a call and share them; they have a pool of their own in `commands`, with the same admission.
 
 use crate::function::{Admitted, Function, NodePlace};
+use crate::module::Loaded;
 use crate::usage::{Tab, Work};
 use ebb_domain::port::guest::CallError;
 use futures_util::future::BoxFuture;
@@ -37,8 +38,12 @@ pub(crate) trait Pool: Send + Sync {
 
 /// What a pool keeps.
 pub(crate) trait Pooled: Send + Sized + 'static {
-    /// A new one. Dropped in the middle, it leaves nothing behind.
-    fn make(work: Work<'_>) -> impl Future<Output = Result<Self, CallError>> + Send;
+    /// One try to make one; fails with wasmtime's own error where all slots are taken. Dropped in the middle, it leaves
+    /// nothing behind.
+    fn instantiate(
+        work: Work<'_>,
+        loaded: &Arc<Loaded>,
+    ) -> impl Future<Output = wasmtime::Result<Self>> + Send;
 
     /// Calls that it has had.
     fn calls(&self) -> u32;

@@ -15,7 +15,7 @@ mod state;
 pub(crate) use link::{interfaces, linker, proxy};
 pub(crate) use state::State;
 
-use crate::function::{NodePlace, overloaded};
+use crate::function::NodePlace;
 use crate::live::explain;
 use crate::meter::Metered;
 use crate::module::{Form, Loaded};
@@ -23,7 +23,7 @@ use crate::pool::{InstancePool, Pooled};
 use crate::usage::{Tab, Work};
 use body::{Ending, ResponseBody, Running};
 use ebb_domain::port::Future;
-use ebb_domain::port::guest::{CallError, HttpBody, HttpCall, HttpFunction, Lack};
+use ebb_domain::port::guest::{CallError, HttpBody, HttpCall, HttpFunction};
 use ebb_domain::trace::Trace;
 use futures_channel::oneshot;
 use http::{HeaderMap, HeaderName, HeaderValue};
@@ -146,26 +146,6 @@ pub(crate) struct HttpInstance {
 }
 
 impl Pooled for HttpInstance {
-    async fn make(work: Work<'_>) -> Result<Self, CallError> {
-        let loaded = work.load().await?;
-        let node = &work.function.node;
-        let made = match Self::instantiate(work, &loaded).await {
-            Err(error) if node.made_slot(&error) => Self::instantiate(work, &loaded).await,
-            made => made,
-        };
-        made.map_err(|error| match error.is::<PoolConcurrencyLimitError>() {
-            true => overloaded(Lack::Slots(node.slots)),
-            false => explain(&error, None),
-        })
-    }
-
-    fn calls(&self) -> u32 {
-        self.calls
-    }
-}
-
-impl HttpInstance {
-    /// One try; fails with wasmtime's own error where all slots are taken.
     async fn instantiate(work: Work<'_>, loaded: &Arc<Loaded>) -> wasmtime::Result<Self> {
         let Form::Http(pre) = &loaded.form else {
             return Err(CallError::Failed("the module is of another kind".into()).into());
@@ -181,6 +161,12 @@ impl HttpInstance {
         }
     }
 
+    fn calls(&self) -> u32 {
+        self.calls
+    }
+}
+
+impl HttpInstance {
     /// One call, to its very end: also what the guest does after its response.
     async fn call(
         &mut self,

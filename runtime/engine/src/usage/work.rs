@@ -1,14 +1,16 @@
 //! One thing that is done for a function, from its beginning to its record.
 
 use super::{Account, Invocation, Outcome, Start, billed_millis};
-use crate::function::Function;
+use crate::function::{Function, overloaded};
+use crate::live::explain;
 use crate::module::Loaded;
 use crate::pool::Pooled;
-use ebb_domain::port::guest::CallError;
+use ebb_domain::port::guest::{CallError, Lack};
 use ebb_domain::trace::Trace;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
+use wasmtime::PoolConcurrencyLimitError;
 
 /// What has been used so far. It is written on the way, so that it is known also of a call that is given up in the
 /// middle; atomic only because the future that writes it goes from thread to thread.
@@ -182,10 +184,18 @@ impl<'a> Work<'a> {
     pub(crate) async fn make<I: Pooled>(self) -> Result<I, CallError> {
         self.tab.started(Start::Loaded);
         self.function.expect_instance();
-        // Held until it is made; and before the clock, since loading has its own.
-        let _loaded = self.load().await?;
+        // Before the clock, since loading has its own.
+        let loaded = self.load().await?;
         let _making = self.tab.begin_init();
-        let instance = I::make(self).await?;
+        let node = &self.function.node;
+        let made = match I::instantiate(self, &loaded).await {
+            Err(error) if node.made_slot(&error) => I::instantiate(self, &loaded).await,
+            made => made,
+        };
+        let instance = made.map_err(|error| match error.is::<PoolConcurrencyLimitError>() {
+            true => overloaded(Lack::Slots(node.slots)),
+            false => explain(&error, None),
+        })?;
         self.function.account().made_instance();
         Ok(instance)
     }
