@@ -376,6 +376,7 @@ impl Node {
             let _turn = removed.turn().await;
             removed.remove().await;
         }
+        self.deps.engine.forget(app);
         if purge {
             self.purge(app).await?;
         }

@@ -294,4 +294,8 @@ impl Engine for WasmEngine {
         self.add(&pool);
         Ok(Arc::new(Http::new(pool, max_response)))
     }
+
+    fn forget(&self, app: &AppName) {
+        self.node.ledger.forget(app);
+    }
 }

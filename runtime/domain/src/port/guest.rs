@@ -231,6 +231,9 @@ pub trait Engine: Send + Sync + 'static {
     /// # Errors
     /// No artefact of that digest is there.
     fn http(&self, spec: FunctionSpec, max_response: u64) -> Result<Arc<dyn HttpFunction>, CallError>;
+
+    /// An app was removed: what was counted of its functions is forgotten. Nobody calls them any more.
+    fn forget(&self, _app: &AppName) {}
 }
 
 /// A command, as a guest sees it.

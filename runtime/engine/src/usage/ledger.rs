@@ -1,5 +1,5 @@
 //! Sums by function, kept by the node and not by the deployed function: a deployment, or an app that is closed while
-//! nobody uses it, loses nothing.
+//! nobody uses it, loses nothing. They go with the app when it is removed.
 
 use super::{Histogram, Invocation, Outcome, Start};
 use crate::durations::Durations;
@@ -12,16 +12,25 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// All functions that were ever called, as many as there were names: never called, never listed.
+/// All functions of deployed apps that were ever called: never called, never listed.
 #[derive(Default)]
-pub(crate) struct Ledger(Mutex<HashMap<(AppName, Text), Arc<Account>>>);
+pub(crate) struct Ledger(Mutex<Accounts>);
+
+#[derive(Default)]
+struct Accounts {
+    by_name: HashMap<(AppName, Text), Arc<Account>>,
+    /// Numbers of accounts that are no more.
+    free: Vec<usize>,
+}
 
 impl Ledger {
     /// The function's account, opened now if there is none.
     pub(crate) fn open(&self, app: &AppName, function: &Text, trigger: TriggerKind) -> Arc<Account> {
-        let mut accounts = self.0.lock();
-        let number = accounts.len();
-        let account = accounts.entry((app.clone(), function.clone())).or_insert_with(|| {
+        let Accounts { by_name, free } = &mut *self.0.lock();
+        let next = by_name.len();
+        let account = by_name.entry((app.clone(), function.clone())).or_insert_with(|| {
+            // Without free numbers those in use are all below how many there are.
+            let number = free.pop().unwrap_or(next);
             let sums = Mutex::new(Sums::default());
             Arc::new(Account { app: app.clone(), function: function.clone(), trigger, number, sums })
         });
@@ -30,12 +39,27 @@ impl Ledger {
 
     /// The function's account, if it was ever called.
     pub(crate) fn get(&self, app: &AppName, function: &Text) -> Option<Arc<Account>> {
-        self.0.lock().get(&(app.clone(), function.clone())).cloned()
+        self.0.lock().by_name.get(&(app.clone(), function.clone())).cloned()
     }
 
     /// All accounts, in no order.
     pub(crate) fn accounts(&self) -> Vec<Arc<Account>> {
-        self.0.lock().values().cloned().collect()
+        self.0.lock().by_name.values().cloned().collect()
+    }
+
+    /// Closes the accounts of an app that was removed: else apps that come and go would fill the memory, and take the
+    /// places of others in the metrics.
+    pub(crate) fn forget(&self, app: &AppName) {
+        let Accounts { by_name, free } = &mut *self.0.lock();
+        by_name.retain(|(of, _), account| {
+            let stays = of != app;
+            if !stays {
+                free.push(account.number);
+            }
+            stays
+        });
+        // The lowest is given out first.
+        free.sort_unstable_by(|a, b| b.cmp(a));
     }
 }
 
@@ -44,7 +68,7 @@ pub(crate) struct Account {
     app: AppName,
     function: Text,
     trigger: TriggerKind,
-    /// Accounts that were opened before.
+    /// The lowest that was free when it was opened.
     number: usize,
     /// Under one lock, held for some additions: cheaper than a dozen atomic ones, and a reader sees whole records.
     sums: Mutex<Sums>,
@@ -195,7 +219,7 @@ pub struct FunctionUsage {
     pub function: Text,
     /// What calls it.
     pub trigger: TriggerKind,
-    /// How many functions were called before this one was for the first time.
+    /// The lowest, from 0, that no other function had when this one was called for the first time.
     #[serde(skip)]
     pub number: usize,
     /// Invocations that have ended, in whatever way but for want of a place.

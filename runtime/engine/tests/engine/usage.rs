@@ -134,6 +134,22 @@ async fn sums_go_on_when_a_function_is_deployed_again() {
 }
 
 #[tokio::test]
+async fn sums_go_with_their_app_and_leave_their_number_to_the_next() {
+    let bench = bench();
+    let module = bench.commands(|_| {}).await;
+    outcome(&module, "count", "").await.unwrap();
+    let used = bench.used();
+    bench.engine.forget(&AppName::new("another").unwrap());
+    assert_eq!(bench.engine.usage().len(), 1);
+    bench.engine.forget(&used.app);
+    assert_eq!(bench.engine.usage().len(), 0);
+    drop(module);
+    let module = bench.commands(|_| {}).await;
+    outcome(&module, "count", "").await.unwrap();
+    assert_eq!((bench.used().invocations, bench.used().number), (1, used.number));
+}
+
+#[tokio::test]
 async fn waiting_for_a_place_is_neither_duration_nor_billed() {
     let bench = bench();
     let projection = bench.projection(|spec| spec.limits.concurrency = at_least(1)).await;
