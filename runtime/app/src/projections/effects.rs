@@ -13,6 +13,12 @@
 //! curl.
 
 use super::lanes::lane_key;
+use super::projector::{Flow, Projector};
+use super::service::{ProjectionDeployment, ProjectionDeps};
+use super::status::State;
+use super::version::Body;
+use crate::app::App;
+use crate::own_app::{CalledApp, Cause};
 use bytes::Bytes;
 use ebb_domain::digest::Digest;
 use ebb_domain::event::{Position, StoredEvent, is_json};
@@ -26,6 +32,7 @@ use ebb_domain::port::guest::{
     ApplyError, CallError, FunctionSpec, HttpCall, HttpFunction, ProjectionModule, SharedRows,
 };
 use ebb_domain::port::log::EventLog;
+use ebb_domain::port::models::RowBatch;
 use ebb_domain::port::secrets::Secret;
 use ebb_domain::text::Text;
 use futures_util::future::join_all;
@@ -36,16 +43,17 @@ use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroUsize;
 use std::sync::{Arc, Weak};
-
-use super::service::{ProjectionDeployment, ProjectionDeps};
-use crate::app::App;
-use crate::own_app::{CalledApp, Cause};
+use std::time::Duration;
+use tracing::error;
 
 /// What events are sent as.
 const BATCH: HeaderValue = HeaderValue::from_static("application/cloudevents-batch+json; charset=utf-8");
 
 /// The longest answer.
 const MAX_ANSWER: u64 = 1 << 20;
+
+/// What calls that are under way may still take: what they do can't be taken back, and would be done again.
+const GRACE: Duration = Duration::from_secs(5);
 
 /// What is quoted of an answer that says why.
 const QUOTED: usize = 500;
@@ -95,10 +103,56 @@ impl ProjectionDeployment {
         }
     }
 
+    /// What a call that is under way may still take when it is told to end.
+    pub(super) fn grace(&self) -> Duration {
+        if self.effects.is_some() { GRACE } else { Duration::ZERO }
+    }
+
     /// Lanes that the projector splits a batch into. Those of an event function are its own: what one lane did stays
     /// done when another fails.
     pub(super) fn lanes(&self) -> NonZeroUsize {
         if self.effects.is_some() { NonZeroUsize::MIN } else { self.spec.lanes }
+    }
+}
+
+impl Projector {
+    /// How far an event function had got is not known any more: somebody has to say where it goes on.
+    pub(super) async fn lost(&mut self) -> Flow<()> {
+        let reason =
+            "how far it had got is lost, since its file is gone or damaged; say where it goes on, with `ebb seek`"
+                .to_owned();
+        error!(%reason, "the function is halted");
+        self.version.set_state(State::Halted { reason });
+        loop {
+            self.next_command().await?;
+        }
+    }
+
+    /// Has an event function go on behind a position. A crash in the middle leaves it where it was or there, or, where
+    /// that was lost, to begin as at its first deployment.
+    pub(super) async fn go_on_behind(&mut self, mark: Position) -> Flow<()> {
+        let (stores, app, name) = (self.deps.stores.clone(), self.deps.app.clone(), self.name().clone());
+        let (key, known) = (self.version.key, self.version.body());
+        let body = super::blocking(move || {
+            let there = stores.open_existing(&app, &name, key)?;
+            let store = match there {
+                Some((store, _)) => store,
+                None => {
+                    stores.retain(&app, &name, &[])?;
+                    stores.open(&app, &name, key, &[])?
+                }
+            };
+            store.commit(RowBatch { mark: Some(mark), ..RowBatch::default() })?;
+            // What was promised to be left out is not to come back with a loss of power.
+            store.release();
+            stores.set_serving(&app, &name, key)?;
+            let same = std::ptr::addr_eq(Arc::as_ptr(&store), Arc::as_ptr(&known.store));
+            if same { Ok(known) } else { Body::open(store) }
+        });
+        let body = body.await?;
+        body.passed.send_replace(mark);
+        self.version.set_body(body);
+        Ok(())
     }
 }
 

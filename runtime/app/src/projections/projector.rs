@@ -44,10 +44,6 @@ const RELEASE_AFTER: Duration = Duration::from_secs(30);
 /// have nothing to do.
 const RELEASE_AFTER_LOAD: Duration = Duration::from_secs(1);
 
-/// What the calls of an event function may still take when it is told to end: what they do can't be taken back, and
-/// would be done again.
-const GRACE: Duration = Duration::from_secs(5);
-
 /// Commands that wait at most.
 const COMMANDS: usize = 16;
 
@@ -247,45 +243,6 @@ impl Projector {
         self.check_end().await
     }
 
-    /// How far an event function had got is not known any more: somebody has to say where it goes on.
-    async fn lost(&mut self) -> Flow<()> {
-        let reason =
-            "how far it had got is lost, since its file is gone or damaged; say where it goes on, with `ebb seek`"
-                .to_owned();
-        error!(%reason, "the function is halted");
-        self.version.set_state(State::Halted { reason });
-        loop {
-            self.next_command().await?;
-        }
-    }
-
-    /// Has an event function go on behind a position. A crash in the middle leaves it where it was or there, or, where
-    /// that was lost, to begin as at its first deployment.
-    pub(super) async fn go_on_behind(&mut self, mark: Position) -> Flow<()> {
-        let (stores, app, name) = (self.deps.stores.clone(), self.deps.app.clone(), self.name().clone());
-        let (key, known) = (self.version.key, self.version.body());
-        let body = super::blocking(move || {
-            let there = stores.open_existing(&app, &name, key)?;
-            let store = match there {
-                Some((store, _)) => store,
-                None => {
-                    stores.retain(&app, &name, &[])?;
-                    stores.open(&app, &name, key, &[])?
-                }
-            };
-            store.commit(RowBatch { mark: Some(mark), ..RowBatch::default() })?;
-            // What was promised to be left out is not to come back with a loss of power.
-            store.release();
-            stores.set_serving(&app, &name, key)?;
-            let same = std::ptr::addr_eq(Arc::as_ptr(&store), Arc::as_ptr(&known.store));
-            if same { Ok(known) } else { Body::open(store) }
-        });
-        let body = body.await?;
-        body.passed.send_replace(mark);
-        self.version.set_body(body);
-        Ok(())
-    }
-
     /// Rows that are ahead of the log are rows of events that are no more. That does not pass by itself.
     async fn check_end(&mut self) -> Flow<()> {
         let end = self.durable.borrow().position;
@@ -398,7 +355,7 @@ impl Projector {
         }
         let positions: Vec<Position> = events.iter().map(|event| event.position).collect();
         let collisions = self.splitter.collisions;
-        let grace = if self.version.has_effects() { GRACE } else { Duration::ZERO };
+        let grace = self.program.deployment.grace();
         let applied = tokio::select! {
             biased;
             () = given_up(&mut self.stop, grace) => return Err(Stop::Stopped),
@@ -516,7 +473,7 @@ impl Projector {
     }
 
     /// Carries out the next command.
-    async fn next_command(&mut self) -> Flow<()> {
+    pub(super) async fn next_command(&mut self) -> Flow<()> {
         let version = self.version.clone();
         let command = tokio::select! {
             biased;

@@ -161,6 +161,18 @@ impl MemoryLog {
     /// # Panics
     /// The names are not valid, or the log takes no appends: the test is wrong.
     pub fn given(&self, stream: &str, event_type: &str, data: &serde_json::Value) -> Position {
+        let number = self.state.lock().commits.len() as u64 + 1;
+        self.given_for(&number.to_string(), stream, event_type, data)
+    }
+
+    /// The same, with what it belongs to.
+    pub fn given_for(
+        &self,
+        correlation_id: &str,
+        stream: &str,
+        event_type: &str,
+        data: &serde_json::Value,
+    ) -> Position {
         let event = NewEvent {
             event_type: EventType::new(event_type).expect("a valid event type"),
             schema_version: 1,
@@ -173,7 +185,7 @@ impl MemoryLog {
             expected: Expected::Any,
             command_id: command_id(number),
             actor: Text::from_static("anonymous"),
-            correlation_id: Text::from(number.to_string()),
+            correlation_id: Text::from(correlation_id),
             causation_id: None,
             traceparent: None,
             module: Digest::default(),

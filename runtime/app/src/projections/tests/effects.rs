@@ -156,6 +156,11 @@ async fn a_call_says_who_calls_and_what_it_belongs_to() {
     assert_eq!(said("ebb-actor").as_deref(), Some("function:letters"));
     assert_eq!(said("ebb-correlation-id"), Some(correlation));
     assert_eq!(said("content-type").as_deref(), Some("application/cloudevents-batch+json; charset=utf-8"));
+
+    // Any text may correlate; one that is no header stands in the event, and holds nothing up.
+    office.log.given_for("first\nsecond", "account-a", "Opened", &json!({}));
+    office.passed(2).await;
+    assert!(office.letters.headers().get("ebb-correlation-id").is_none());
 }
 
 #[tokio::test(start_paused = true)]
