@@ -14,9 +14,9 @@ mod usage;
 use crate::config::ControlConfig;
 use crate::data::DataPlane;
 use crate::http::body::RequestBody;
-use crate::http::problem::{METHOD_NOT_ALLOWED, NOT_FOUND, Problem, UNSUPPORTED_MEDIA_TYPE};
+use crate::http::problem::{BAD_QUERY, METHOD_NOT_ALLOWED, NOT_FOUND, Problem, UNSUPPORTED_MEDIA_TYPE};
 use crate::http::reply::{Reply, empty};
-use crate::http::target::{Segments, segment, shorten};
+use crate::http::target::{Segments, parameters, segment, shorten};
 use crate::metrics::Metrics;
 use crate::serve::{Plane, PortCounts};
 use crate::traces::TraceCounts;
@@ -26,6 +26,7 @@ use ebb_domain::time::Timestamp;
 use ebb_engine::{Census, FunctionStatus, FunctionUsage};
 use guard::Guard;
 use http::header::{ALLOW, CONTENT_TYPE};
+use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode};
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -155,6 +156,19 @@ fn methods(segments: &[&str]) -> Option<&'static str> {
         | ["apps", _, "projections", _, "parked", "retry" | "skip"] => "POST, OPTIONS",
         _ => return None,
     })
+}
+
+/// `app`, where it is the only parameter that there is.
+fn app_parameter(parts: &Parts) -> Result<Option<String>, Problem> {
+    let mut app = None;
+    for (name, value) in parameters(parts.uri.query())? {
+        if name != "app" {
+            let detail = format!("there is no parameter `{}` here; there is app", shorten(&name));
+            return Err(BAD_QUERY.detail(detail));
+        }
+        app = Some(value.into_owned());
+    }
+    Ok(app)
 }
 
 fn is_read(method: &Method) -> bool {

@@ -1,8 +1,8 @@
 //! Projections and event functions: how they do, what is parked, rebuilding, going on elsewhere.
 
-use super::ControlPlane;
 use super::apps::read_json;
 use super::page::unless_known;
+use super::{ControlPlane, app_parameter};
 use crate::http::body::RequestBody;
 use crate::http::problem::{
     BAD_QUERY, INTERNAL, KEYS_PARKED, NOT_A_FUNCTION, NOT_PARKED, NOT_REBUILT, POSITION_UNKNOWN,
@@ -59,14 +59,7 @@ struct SeekTo {
 impl ControlPlane {
     /// `GET /projections[?app=]`.
     pub(super) fn projection_status(&self, parts: &Parts) -> Result<Reply, Problem> {
-        let mut only = None;
-        for (name, value) in parameters(parts.uri.query())? {
-            if name != "app" {
-                let detail = format!("there is no parameter `{}` here; there is app", shorten(&name));
-                return Err(BAD_QUERY.detail(detail));
-            }
-            only = Some(value);
-        }
+        let only = app_parameter(parts)?;
         let mut projections = Vec::new();
         let apps = self.node.apps();
         for app in apps.iter().filter(|app| only.as_deref().is_none_or(|only| only == &**app.name())) {

@@ -1,9 +1,8 @@
 //! What functions used since the node began.
 
-use super::ControlPlane;
-use crate::http::problem::{BAD_QUERY, Problem};
+use super::{ControlPlane, app_parameter};
+use crate::http::problem::Problem;
 use crate::http::reply::{Reply, json};
-use crate::http::target::{parameters, shorten};
 use ebb_engine::FunctionUsage;
 use http::StatusCode;
 use http::header::{CACHE_CONTROL, HeaderValue};
@@ -60,14 +59,7 @@ impl<'a> Sum<'a> {
 impl ControlPlane {
     /// `GET /usage[?app=]`.
     pub(super) fn usage(&self, parts: &Parts) -> Result<Reply, Problem> {
-        let mut only = None;
-        for (name, value) in parameters(parts.uri.query())? {
-            if name != "app" {
-                let detail = format!("there is no parameter `{}` here; there is app", shorten(&name));
-                return Err(BAD_QUERY.detail(detail));
-            }
-            only = Some(value);
-        }
+        let only = app_parameter(parts)?;
         // By app, then function.
         let mut functions = (self.functions.usage)();
         functions.retain(|usage| only.as_deref().is_none_or(|only| only == &*usage.app));
