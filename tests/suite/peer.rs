@@ -21,20 +21,30 @@ const NOT_COMPARED: [&str; 3] = ["date", "connection", "keep-alive"];
 struct Case {
     guest: &'static str,
     name: &'static str,
-    /// The parts that are sent, `HOST` standing for who else listens.
-    request: Vec<String>,
+    /// The parts that are sent, `HOST` standing for who else listens, each once this has come.
+    request: Vec<(String, &'static str)>,
+    /// The caller has no more to say, though it promised more.
+    hangs_up: bool,
     /// Parts of the answer that differ, and why that is right.
     differs: &'static [(&'static str, &'static str)],
 }
 
 fn case(guest: &'static str, name: &'static str, request: impl Into<String>) -> Case {
-    Case { guest, name, request: vec![request.into()], differs: &[] }
+    Case { guest, name, request: vec![(request.into(), "")], hangs_up: false, differs: &[] }
 }
 
 impl Case {
-    fn then(mut self, part: impl Into<String>) -> Self {
-        self.request.push(part.into());
+    fn then(self, part: impl Into<String>) -> Self {
+        self.once("", part)
+    }
+
+    fn once(mut self, seen: &'static str, part: impl Into<String>) -> Self {
+        self.request.push((part.into(), seen));
         self
+    }
+
+    fn hangs_up(self) -> Self {
+        Self { hangs_up: true, ..self }
     }
 
     fn differs(self, differs: &'static [(&'static str, &'static str)]) -> Self {
@@ -46,6 +56,14 @@ impl Case {
 const PROBLEM: &[(&str, &str)] = &[
     ("headers", "what goes wrong before the headers is a problem document, as everywhere in Ebbtide"),
     ("body", "what goes wrong before the headers is a problem document, as everywhere in Ebbtide"),
+];
+
+/// The answer is over in the middle, and the peer does not say so, or says nothing at all.
+const BROKEN_OFF: &[(&str, &str)] = &[
+    ("status", "what was sent before the failure reaches the caller"),
+    ("headers", "what was sent before the failure reaches the caller"),
+    ("body", "what was sent before the failure reaches the caller"),
+    ("end", "a part of a body never looks like the whole"),
 ];
 
 fn get(path: &str) -> String {
@@ -63,6 +81,21 @@ fn chunked(path: &str, more: &str) -> String {
     format!(
         "POST /x/{path} HTTP/1.1\r\nhost: peer.example\r\nconnection: close\r\ntransfer-encoding: chunked\r\n{more}\r\n"
     )
+}
+
+/// The guest is to send a request.
+fn fetch(url: &str) -> String {
+    get("fetch").replacen("\r\n\r\n", &format!("\r\nx-url: {url}\r\n\r\n"), 1)
+}
+
+/// So many headers more, and the end of them.
+fn many(headers: usize) -> String {
+    (0..headers).fold("\r\n".to_owned(), |all, n| format!("{all}x-{n}: a\r\n")) + "\r\n"
+}
+
+/// A header of so many bytes, and the end of them.
+fn long(bytes: usize) -> String {
+    format!("\r\nx-long: {}\r\n\r\n", "a".repeat(bytes))
 }
 
 fn chunk(text: &str) -> String {
@@ -97,7 +130,29 @@ fn cases() -> Vec<Case> {
             case(guest, "HEAD of 4 MiB", get("big?n=4194304").replacen("GET", "HEAD", 1)),
             case(guest, "server-sent events", get("ticks?n=3")),
             case(guest, "a trap before the headers", get("trap")).differs(PROBLEM),
-            case(guest, "a trap in the body", get("trap-later")),
+            case(guest, "a trap in the body", get("trap-later")).differs(BROKEN_OFF),
+            case(guest, "an echo that is read while it is sent", chunked("echo", ""))
+                .then(chunk("one"))
+                .once("one", chunk("two"))
+                .once("two", "0\r\n\r\n"),
+            case(
+                guest,
+                "a caller who hangs up in the middle",
+                post("echo", "").replace(": 0", ": 10") + "half",
+            )
+            .hangs_up(),
+            case(
+                guest,
+                "a caller who asks before it sends",
+                post("echo", "").replace(": 0", ": 5\r\nexpect: 100-continue"),
+            )
+            .once("HTTP/1.1 ", "hello"),
+            case(guest, "a request with 90 headers", get("hello").replace("\r\n\r\n", &many(90))),
+            case(
+                guest,
+                "a request with a header of 20 KiB",
+                get("hello").replace("\r\n\r\n", &long(20 << 10)),
+            ),
             case(guest, "an unknown method", get("hello").replacen("GET", "PROPFIND", 1)),
             case(guest, "HTTP/1.0", get("hello").replacen("HTTP/1.1", "HTTP/1.0", 1)),
         ]);
@@ -106,9 +161,9 @@ fn cases() -> Vec<Case> {
         case("http", "a status of its own", get("teapot")),
         case("http", "200 headers", get("many-headers?n=200")),
         case("http", "what comes after the response", get("after")),
-        case("http", "less than was promised", get("promise?n=20")),
+        case("http", "less than was promised", get("promise?n=20")).differs(BROKEN_OFF),
         case("http", "more than was promised", get("promise?n=5")),
-        case("http", "a body that is not finished", get("unfinished")),
+        case("http", "a body that is not finished", get("unfinished")).differs(BROKEN_OFF),
         case("http", "no response", get("silent")).differs(PROBLEM),
         case("http", "headers of the connection", get("forbidden")),
         case("http", "waiting", get("sleep?n=30")),
@@ -120,8 +175,13 @@ fn cases() -> Vec<Case> {
         )
         .differs(&[("body", "the guest is told who calls and by which route, and nothing of the connection")]),
         case("http3", "an error instead of a response", get("error")).differs(PROBLEM),
-        case("fetcher", "a request of its own", get("fetch").replacen("\r\n\r\n", "\r\nx-url: http://HOST/\r\n\r\n", 1)),
-        case("fetcher", "nobody there", get("fetch").replacen("\r\n\r\n", "\r\nx-url: http://127.0.0.1:1/\r\n\r\n", 1)),
+        case("fetcher", "a request of its own", fetch("http://HOST/")),
+        case("fetcher", "an answer of 1 MiB", fetch("http://HOST/large")),
+        case("fetcher", "an answer in chunks", fetch("http://HOST/chunks")),
+        case("fetcher", "an answer that breaks off", fetch("http://HOST/broken")),
+        case("fetcher", "an answer that is not HTTP", fetch("http://HOST/noise")),
+        case("fetcher", "an authority that is none", fetch("http://a b/")),
+        case("fetcher", "nobody there", fetch("http://127.0.0.1:1/")),
     ]);
     cases
 }
@@ -138,7 +198,12 @@ struct Answer {
 }
 
 impl Answer {
-    fn of(bytes: &[u8], is_head: bool) -> Self {
+    fn of(mut bytes: &[u8], is_head: bool) -> Self {
+        while bytes.starts_with(b"HTTP/1.1 1")
+            && let Some(end) = find(bytes, b"\r\n\r\n")
+        {
+            bytes = &bytes[end + 4..];
+        }
         let Some(end) = find(bytes, b"\r\n\r\n") else { return Self::default() };
         let head = String::from_utf8_lossy(&bytes[..end]).into_owned();
         let (status, fields) = head.split_once("\r\n").unwrap_or((&head, ""));
@@ -269,10 +334,19 @@ async fn somebody() -> String {
     tokio::spawn(async move {
         while let Ok((mut stream, _)) = listener.accept().await {
             let mut bytes = vec![0; 4096];
-            let _ = stream.read(&mut bytes).await;
-            let _ = stream
-                .write_all(b"HTTP/1.1 203 So\r\ncontent-length: 5\r\nconnection: close\r\n\r\nhello")
-                .await;
+            let read = stream.read(&mut bytes).await.unwrap_or(0);
+            let asked = String::from_utf8_lossy(&bytes[..read]).into_owned();
+            let head = |length: usize| {
+                format!("HTTP/1.1 203 So\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n")
+            };
+            let answer = match asked.split(' ').nth(1).unwrap_or_default() {
+                "/large" => head(1 << 20) + &"x".repeat(1 << 20),
+                "/chunks" => "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\nconnection: close\r\n\r\n3\r\none\r\n3\r\ntwo\r\n0\r\nx-end: here\r\n\r\n".to_owned(),
+                "/broken" => head(10) + "half",
+                "/noise" => "no such thing\r\n\r\n".to_owned(),
+                _ => head(5) + "hello",
+            };
+            let _ = stream.write_all(answer.as_bytes()).await;
         }
     });
     address
@@ -280,13 +354,17 @@ async fn somebody() -> String {
 
 async fn ask(address: &str, case: &Case, somebody: &str) -> Answer {
     let mut call = raw::Call::to(address).await;
-    for part in &case.request {
+    for (part, seen) in &case.request {
+        call.until(seen).await;
         if call.try_send(&part.replace("HOST", somebody)).await.is_err() {
             break;
         }
     }
+    if case.hangs_up {
+        call.hang_up().await;
+    }
     call.closed().await;
-    Answer::of(call.bytes(), case.request[0].starts_with("HEAD"))
+    Answer::of(call.bytes(), case.request[0].0.starts_with("HEAD"))
 }
 
 fn app(name: &str, somebody: &str) -> App {

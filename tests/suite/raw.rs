@@ -34,6 +34,12 @@ impl Call {
         self.stream.write_all(text.as_bytes()).await
     }
 
+    /// Sends no more, though it may have said that it would.
+    pub(crate) async fn hang_up(&mut self) {
+        // The other end may be gone already.
+        let _ = self.stream.shutdown().await;
+    }
+
     /// Reads until this has come.
     pub(crate) async fn until(&mut self, text: &str) {
         while !self.seen().contains(text) {

@@ -129,11 +129,13 @@ pub(super) struct ResponseBody {
     ending: Arc<Ending>,
     running: Running,
     over: bool,
+    /// It broke off, which is said when what came before has been sent.
+    broken: Option<BodyError>,
 }
 
 impl ResponseBody {
     pub(super) fn new(inner: WasiBody, limit: u64, ending: Arc<Ending>, running: Running) -> Self {
-        let mut body = Self { inner, left: limit, limit, ending, running, over: false };
+        let mut body = Self { inner, left: limit, limit, ending, running, over: false, broken: None };
         // Hyper does not ask a body that says so for its end.
         if body.inner.is_end_stream() {
             body.end();
@@ -148,10 +150,14 @@ impl ResponseBody {
         self.running.release();
     }
 
-    fn fail(&mut self, error: BodyError) -> BodyError {
-        self.over = true;
+    /// An error makes hyper drop the connection with all that it has not sent yet, be it the headers themselves: a
+    /// caller to whom nothing came takes the connection for one that was closed while idle, and sends its request again.
+    /// So the body pauses once, which is when hyper sends what it has.
+    fn fail<T>(&mut self, context: &Context<'_>, error: BodyError) -> Poll<T> {
         self.running.stop();
-        error
+        self.broken = Some(error);
+        context.waker().wake_by_ref();
+        Poll::Pending
     }
 }
 
@@ -166,6 +172,10 @@ impl Body for ResponseBody {
         if self.over {
             return Poll::Ready(None);
         }
+        if let Some(error) = self.broken.take() {
+            self.over = true;
+            return Poll::Ready(Some(Err(error)));
+        }
         loop {
             let frame = ready!(Pin::new(&mut self.inner).poll_frame(context));
             // An end that the call's own end made is none.
@@ -175,14 +185,14 @@ impl Body for ResponseBody {
                         self.end();
                         None
                     }
-                    Some(error) => Some(Err(self.fail(error.into()))),
+                    Some(error) => return self.fail(context, error.into()),
                 },
                 Some(Err(error)) => {
                     let error = match self.ending.failure() {
                         Some(error) => error.into(),
                         None => BodyError::Broken(error.to_string()),
                     };
-                    Some(Err(self.fail(error)))
+                    return self.fail(context, error);
                 }
                 Some(Ok(frame)) => {
                     if let Some(data) = frame.data_ref() {
@@ -194,7 +204,7 @@ impl Body for ResponseBody {
                             let message = format!("a response body of more than {} bytes", self.limit);
                             let error = CallError::OutputTooLarge(message);
                             self.ending.fail(error.clone());
-                            return Poll::Ready(Some(Err(self.fail(error.into()))));
+                            return self.fail(context, error.into());
                         };
                         self.left = left;
                     } else {
