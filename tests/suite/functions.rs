@@ -257,6 +257,7 @@ async fn what_goes_wrong_before_the_headers_is_a_problem() {
     for (path, status, code) in [
         ("/do/trap", 500, "module_trapped"),
         ("/do/silent", 500, "module_trapped"),
+        ("/do/forgetful", 500, "module_trapped"),
         ("/do/spin", 504, "module_out_of_cpu"),
         ("/do/sleep?ms=60000", 504, "out_of_time"),
         ("/do/allocate", 500, "module_out_of_memory"),

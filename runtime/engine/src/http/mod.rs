@@ -29,6 +29,7 @@ use futures_channel::oneshot;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use http_body_util::BodyExt as _;
 use own_app::Calling;
+use parking_lot::Mutex;
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
@@ -85,7 +86,7 @@ impl Http {
             Ok(Err(error)) => Err(explain(&error, None)),
             // The call has ended, or is about to.
             Err(oneshot::Canceled) => Err(match running.join().await {
-                Ok(()) => CallError::Trapped("it ended without a response".into()),
+                Ok(()) => no_response(),
                 Err(error) => error,
             }),
         }
@@ -189,11 +190,21 @@ impl HttpInstance {
             Proxy::P2(guest) => {
                 let mut view = store.data_mut().http();
                 let request = view.new_incoming_request(Scheme::Http, request)?;
+                // A guest may keep what it should answer with, and keep it for as long as the instance lives: what
+                // its caller waits for is not left with it.
+                let sender = Arc::new(Mutex::new(Some(sender)));
+                let theirs = sender.clone();
                 let out = view.new_response_outparam_from_callback(move |response| {
-                    // Nobody to hear it: the call is about to be ended.
-                    let _ = sender.send(response.map_err(Into::into));
+                    if let Some(sender) = theirs.lock().take() {
+                        // Nobody to hear it: the call is about to be ended.
+                        let _ = sender.send(response.map_err(Into::into));
+                    }
                 })?;
-                guest.wasi_http_incoming_handler().call_handle(store, request, out).await
+                guest.wasi_http_incoming_handler().call_handle(store, request, out).await?;
+                match sender.lock().take() {
+                    Some(_) => Err(no_response().into()),
+                    None => Ok(()),
+                }
             }
             Proxy::P3(_) => {
                 store
@@ -211,6 +222,11 @@ impl HttpInstance {
         .await;
         called.map_err(|error| explain(&error, self.store.data().panic_message()))
     }
+}
+
+/// A call whose guest came back and had not answered.
+fn no_response() -> CallError {
+    CallError::Trapped("it ended without a response".into())
 }
 
 /// What is left once the response is there: its body, whose bytes pass through the guest's own tasks, and whatever

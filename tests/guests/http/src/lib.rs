@@ -94,6 +94,8 @@ impl Guest for Function {
                 answer(out, b"good morning");
             }
             "silent" => {}
+            // What it should answer with stays in the instance's table, for as long as that lives.
+            "forgetful" => std::mem::forget(out),
             "unfinished" => {
                 let (body, stream) = begin(out, 200, &[]);
                 write(&stream, b"half of it").ok();
