@@ -247,3 +247,57 @@ async fn a_manifest_that_can_not_be_meant_is_refused() {
     refused("retry = {", "lanes = 64, batch = { max-events = 1000 }, retry = {", "64000 events at once")
         .await;
 }
+
+/// A program that logs what it was given, and answers 500 where `account-bad` is in it.
+const PROGRAM: &str = r#"(module
+    (import "wasi_snapshot_preview1" "fd_write" (func $fd_write (param i32 i32 i32 i32) (result i32)))
+    (import "wasi_snapshot_preview1" "fd_read" (func $fd_read (param i32 i32 i32 i32) (result i32)))
+    (memory (export "memory") 40)
+    (data (i32.const 1024) "account-bad")
+    (data (i32.const 2048) "{}{\"status\": 500}")
+    (func $write (param $fd i32) (param $at i32) (param $length i32)
+        (i32.store (i32.const 0) (local.get $at))
+        (i32.store (i32.const 4) (local.get $length))
+        (drop (call $fd_write (local.get $fd) (i32.const 0) (i32.const 1) (i32.const 8))))
+    (func $is_bad (param $at i32) (result i32)
+        (i32.and
+            (i64.eq (i64.load (local.get $at)) (i64.load (i32.const 1024)))
+            (i32.eq (i32.load offset=7 (local.get $at)) (i32.load offset=7 (i32.const 1024)))))
+    (func (export "_start") (local $end i32) (local $at i32)
+        (local.set $end (i32.const 65536))
+        (loop $more
+            (i32.store (i32.const 0) (local.get $end))
+            (i32.store (i32.const 4) (i32.const 65536))
+            (drop (call $fd_read (i32.const 0) (i32.const 0) (i32.const 1) (i32.const 8)))
+            (local.set $end (i32.add (local.get $end) (i32.load (i32.const 8))))
+            (br_if $more (i32.load (i32.const 8))))
+        (call $write (i32.const 2) (i32.const 65536) (i32.sub (local.get $end) (i32.const 65536)))
+        (local.set $at (i32.const 65536))
+        (loop $on
+            (if (call $is_bad (local.get $at)) (then
+                (call $write (i32.const 1) (i32.const 2050) (i32.const 15))
+                (return)))
+            (local.set $at (i32.add (local.get $at) (i32.const 1)))
+            (br_if $on (i32.lt_u (local.get $at) (local.get $end))))
+        (call $write (i32.const 1) (i32.const 2048) (i32.const 2))))"#;
+
+#[tokio::test]
+async fn a_program_is_told_of_events_as_any_function_is() {
+    let function = r#"[function.tell]
+module = "tell.wasm"
+trigger = { events = { types = ["Deposited"], retry = { attempts = 2, backoff = "10ms", max-backoff = "20ms" } } }
+
+[aggregate.account]"#;
+    let module = wat::parse_str(PROGRAM).expect("a module");
+    let node = Node::with(&bank().edit("[aggregate.account]", function).file("tell.wasm", module)).await;
+    let bank = node.app("bank");
+    open_account(&bank, "bad", 5).await;
+    let position = open_account(&bank, "good", 5).await;
+    eventually("the other to be told of", async || (status(&node).await["mark"] == position).then_some(()))
+        .await;
+    let parked = parked(&node).await;
+    assert!(parked.len() == 1 && parked[0]["key"] == "account-bad", "{parked:?}");
+    let logged = node.control.get("/logs?app=bank").await;
+    let logged = String::from_utf8_lossy(&logged.body).into_owned();
+    assert!(logged.contains("account-good") && logged.contains("cloudevents-batch+json"), "{logged}");
+}

@@ -1,7 +1,8 @@
-//! What is asked of a module before it is compiled, for fuzzers.
+//! What is asked of a module before it is compiled, and of what a program answers, for fuzzers.
 
+use crate::http;
 use crate::world::{self, Admitted, KindExt as _};
-use ebb_domain::port::guest::ModuleKind;
+use ebb_domain::port::guest::{CallError, ModuleKind};
 use wit_component::{ComponentEncoder, StringEncoding, dummy_module, embed_component_metadata};
 use wit_parser::{ManglingAndAbi, Resolve};
 
@@ -23,7 +24,23 @@ pub fn admit(wasm: &[u8]) {
     }
 }
 
-/// Modules of both worlds, as small as they can be: core modules, and the components that they become.
+/// What a program wrote is a response, or is refused with a reason.
+pub fn http_answer(written: &[u8]) {
+    match http::program::response(written) {
+        Ok(response) => {
+            assert!((200..600).contains(&response.status().as_u16()));
+            assert!(!response.headers().contains_key("content-length"));
+            // JSON can't make more of a body than there is of it.
+            assert!(response.body().len() <= written.len());
+        }
+        Err(CallError::BadAnswer(problem)) => {
+            assert!(!problem.is_empty() && problem.len() < 8 << 10, "{} bytes", problem.len());
+        }
+        Err(other) => panic!("{other} is no one's answer"),
+    }
+}
+
+/// Answers of programs, and modules of both worlds, as small as they can be: core modules, and the components that they become.
 #[must_use]
 pub fn seeds() -> Vec<(&'static str, Vec<u8>)> {
     let mut resolve = Resolve::default();
@@ -39,5 +56,12 @@ pub fn seeds() -> Vec<(&'static str, Vec<u8>)> {
         seeds.push(("component", encoder.validate(true).encode().expect("a component")));
         seeds.push(("component", module));
     }
+    let answers = [
+        r#"{"status": 303, "headers": {"set-cookie": ["a=1", "b=2"], "location": "/"}}"#,
+        r#"{"body_json": {"a": [1.0, null]}, "headers": {"content-type": "application/problem+json"}, "status": 400}"#,
+        r#"{"body": "h\u00e9\ud83d\ude00"}"#,
+        r#"{"body_base64": "AP8="}"#,
+    ];
+    seeds.extend(answers.map(|answer| ("http_answer", answer.into())));
     seeds
 }

@@ -1,7 +1,7 @@
 //! A live instance, and the calls of it: each ticking, measured, and within the limits of its function.
 
 use crate::bindings::{CommandIn, EventIn, FailureOut, NewEventOut, PastEventIn, RefusalOut};
-use crate::host::stdio::Exited;
+use crate::host::stdio::{ended_badly, ended_well};
 use crate::host::{self, State};
 use crate::meter::Metered;
 use crate::module::{ExportIndices, Form, Loaded};
@@ -275,22 +275,13 @@ impl Live {
                     }
                     _ => return Err(wrong_kind()),
                 };
-                match returned {
-                    Ok(well) => Ok(well),
-                    Err(error) => match error.downcast_ref::<Exited>() {
-                        Some(Exited(well)) => Ok(*well),
-                        None => Err(error),
-                    },
-                }
+                ended_well(returned)
             })
             .await?;
         if exited_well {
             return Ok(answer.take());
         }
-        Err(CallError::Trapped(match self.store.data().panic_message() {
-            Some(words) => format!("the program failed, and said at last: {words}"),
-            None => "the program failed, and said nothing on stderr".into(),
-        }))
+        Err(ended_badly(self.store.data().panic_message()))
     }
 }
 

@@ -32,6 +32,7 @@ pub(crate) struct Modules {
     engine: Engine,
     linker: Linker<State>,
     programs: CoreLinker<State>,
+    http_programs: CoreLinker<http::State>,
     /// Of HTTP functions, made when the first of its grants is linked.
     http_linkers: Mutex<HashMap<Grants, Arc<Linker<http::State>>>>,
     artefacts: Artefacts,
@@ -88,8 +89,18 @@ pub(crate) enum Form {
     },
     /// A core module with a `_start`.
     Program(CoreInstancePre<State>),
+    /// An HTTP function, of any form.
+    Http(HttpForm),
+}
+
+/// How an HTTP function is instantiated.
+pub(crate) enum HttpForm {
     /// A component of `wasi:http`.
-    Http(ProxyPre<http::State>),
+    Proxy(ProxyPre<http::State>),
+    /// A program that is a component.
+    Run { pre: InstancePre<http::State>, run: ComponentExportIndex },
+    /// A program that is a core module.
+    Start(CoreInstancePre<http::State>),
 }
 
 /// Where the functions are among a component's exports.
@@ -112,7 +123,11 @@ pub(crate) enum ExportIndices {
 
 impl Loaded {
     pub(crate) fn is_program(&self) -> bool {
-        matches!(self.form, Form::Program(_) | Form::Component { exports: ExportIndices::Program { .. }, .. })
+        match &self.form {
+            Form::Component { exports, .. } => matches!(exports, ExportIndices::Program { .. }),
+            Form::Http(form) => !matches!(form, HttpForm::Proxy(_)),
+            Form::Program(_) => true,
+        }
     }
 }
 
@@ -126,11 +141,13 @@ impl Modules {
     ) -> wasmtime::Result<Arc<Self>> {
         let linker = host::linker(&engine)?;
         let programs = host::preview1::linker(&engine)?;
+        let http_programs = host::preview1::linker(&engine)?;
         let compilers = Arc::new(Semaphore::new(COMPILERS));
         Ok(Arc::new(Self {
             engine,
             linker,
             programs,
+            http_programs,
             http_linkers: Mutex::default(),
             artefacts,
             compilers,
@@ -225,13 +242,24 @@ impl Modules {
     }
 
     fn link(&self, artefact: &Artefact, kind: ModuleKind) -> wasmtime::Result<Form> {
-        let component = match artefact {
-            Artefact::Component(component) => component,
-            Artefact::Program(module) => return Ok(Form::Program(self.programs.instantiate_pre(module)?)),
+        let component = match (artefact, kind) {
+            (Artefact::Component(component), _) => component,
+            (Artefact::Program(module), ModuleKind::Http(_)) => {
+                return Ok(Form::Http(HttpForm::Start(self.http_programs.instantiate_pre(module)?)));
+            }
+            (Artefact::Program(module), _) => {
+                return Ok(Form::Program(self.programs.instantiate_pre(module)?));
+            }
         };
         if let ModuleKind::Http(grants) = kind {
             let pre = self.http_linker(grants)?.instantiate_pre(component)?;
-            return Ok(Form::Http(http::proxy(pre)?));
+            // One that is both is called through its interface, as everywhere.
+            let form = match (http::proxy(pre.clone()), program_run(component)) {
+                (Ok(proxy), _) => HttpForm::Proxy(proxy),
+                (Err(_), Some(run)) => HttpForm::Run { pre, run },
+                (Err(error), None) => return Err(error),
+            };
+            return Ok(Form::Http(form));
         }
         let exports = export_indices(component, kind)?;
         let pre = match host::linker_with_sockets(&self.linker, &self.engine, component)? {
@@ -414,13 +442,16 @@ impl Module {
     }
 }
 
+/// What a component exports that is a program.
+fn program_run(component: &Component) -> Option<ComponentExportIndex> {
+    let interface = component.get_export_index(None, world::PROGRAM)?;
+    component.get_export_index(Some(&interface), "run")
+}
+
 fn export_indices(component: &Component, kind: ModuleKind) -> wasmtime::Result<ExportIndices> {
     let missing = |name: &str| wasmtime::format_err!("does not export `{name}` of `{}`", kind.export());
     let Some(interface) = component.get_export_index(None, kind.export()) else {
-        let run = component
-            .get_export_index(None, world::PROGRAM)
-            .and_then(|interface| component.get_export_index(Some(&interface), "run"))
-            .ok_or_else(|| missing("the interface"))?;
+        let run = program_run(component).ok_or_else(|| missing("the interface"))?;
         return Ok(ExportIndices::Program { run });
     };
     let function =

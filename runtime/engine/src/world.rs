@@ -159,6 +159,7 @@ fn check_component(wasm: &[u8], kind: ModuleKind) -> Result<(), CompileError> {
         }
     }
     let form = form_of(&exports, kind)?;
+    check_grants(kind, form)?;
     let stands_for_nothing = |import: &str| has_shared_libraries && import.starts_with(SOCKETS);
     match imports.into_iter().find(|import| !granted(import, kind, form) && !stands_for_nothing(import)) {
         Some(import) => Err(CompileError::ForbiddenImport { kind: kind.name(), import }),
@@ -178,8 +179,17 @@ fn form_of(exports: &[String], kind: ModuleKind) -> Result<Form, CompileError> {
         _ if kind.exports().iter().any(|(interface, versions)| has(interface, versions)) => {
             Ok(Form::Interface)
         }
-        ModuleKind::Command | ModuleKind::Projection if has("wasi:cli/run", "@0.2.") => Ok(Form::Program),
+        _ if has("wasi:cli/run", "@0.2.") => Ok(Form::Program),
         _ => Err(wrong_world(exports, kind)),
+    }
+}
+
+/// A program has its document and its environment, and reaches nothing else.
+fn check_grants(kind: ModuleKind, form: Form) -> Result<(), CompileError> {
+    let (ModuleKind::Http(grants), Form::Program) = (kind, form) else { return Ok(()) };
+    match grants.names().next() {
+        Some(capability) => Err(CompileError::NotForPrograms { capability }),
+        None => Ok(()),
     }
 }
 
@@ -235,9 +245,7 @@ fn check_core(wasm: &[u8], kind: ModuleKind) -> Result<Form, CompileError> {
     }
     let form = match () {
         () if has_world => Form::Interface,
-        () if !matches!(kind, ModuleKind::Http(_)) && exports.iter().any(|export| export == START) => {
-            Form::Program
-        }
+        () if exports.iter().any(|export| export == START) => Form::Program,
         // What it imports may say more about what it is than what it exports.
         () => match imports.iter().find(|(module, name)| !liftable(module, name)) {
             Some(import) => return Err(forbidden(import, kind)),
@@ -250,7 +258,7 @@ fn check_core(wasm: &[u8], kind: ModuleKind) -> Result<Form, CompileError> {
     };
     match imports.iter().find(|import| !may(import)) {
         Some(import) => Err(forbidden(import, kind)),
-        None => Ok(form),
+        None => check_grants(kind, form).map(|()| form),
     }
 }
 

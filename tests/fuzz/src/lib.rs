@@ -33,6 +33,7 @@ pub const TARGETS: &[Target] = &[
     ("json_schema", json_schema),
     ("import_lines", import_lines),
     ("component", ebb_engine::fuzz::admit),
+    ("http_answer", ebb_engine::fuzz::http_answer),
 ];
 
 /// Runs the target of this name.

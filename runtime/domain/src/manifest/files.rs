@@ -93,10 +93,15 @@ impl FileRef {
             CompileError::ForbiddenImport { .. } => {
                 "take out what needs it: command and projection modules have no network, files or real clock"
             }
+            CompileError::NotForPrograms { .. } => {
+                "take the capability out, or make the module a component of `wasi:http`, which can use it"
+            }
             CompileError::TooLarge { .. } => {
                 "build with `--release`, strip it, and look for large dependencies"
             }
-            CompileError::TooSlow { .. } => "make the module smaller",
+            CompileError::TooSlow { .. } => {
+                "make the module smaller, or ask the node's operator for more time (`functions.compile`)"
+            }
             CompileError::Failed(_) => return self.bad(&error.to_string(), None),
         };
         self.bad(&error.to_string(), Some(hint))

@@ -45,6 +45,15 @@ pub struct Grants {
     pub models: bool,
 }
 
+impl Grants {
+    /// As the manifest names them.
+    pub fn names(self) -> impl Iterator<Item = &'static str> {
+        let granted =
+            [(self.outbound_http, "outbound-http"), (self.commands, "commands"), (self.models, "models")];
+        granted.into_iter().filter(|(is_granted, _)| *is_granted).map(|(_, name)| name)
+    }
+}
+
 /// Why a module was not accepted at deploy.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum CompileError {
@@ -70,6 +79,12 @@ pub enum CompileError {
         kind: &'static str,
         /// The import, by its full name.
         import: String,
+    },
+    /// It is a program, and is granted what programs can't use.
+    #[error("is a program (`_start`, `wasi:cli/run`), which can't be granted `{capability}`")]
+    NotForPrograms {
+        /// The capability, as the manifest names it.
+        capability: &'static str,
     },
     /// Larger than a module may be.
     #[error("has {size} bytes, more than the limit of {limit}")]

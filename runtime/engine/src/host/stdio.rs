@@ -5,46 +5,128 @@ use ebb_domain::limits::cap::GUEST_OUTPUT_BYTES;
 use ebb_domain::port::guest::CallError;
 use parking_lot::Mutex;
 use std::mem;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use thiserror::Error;
-use wasmtime_wasi::p2::pipe::MemoryInputPipe;
-use wasmtime_wasi::p2::{
-    DynInputStream, DynOutputStream, InputStream, OutputStream, Pollable, StreamError, StreamResult,
-};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use wasmtime_wasi::I32Exit;
+use wasmtime_wasi::cli::{IsTerminal, StdinStream, StdoutStream};
+use wasmtime_wasi::p2::{InputStream, OutputStream, Pollable, StreamError, StreamResult};
 
 /// The program's `exit`, on its way out of the guest: whether its status was 0.
 #[derive(Debug, Error)]
 #[error("the program exited")]
 pub(crate) struct Exited(pub(crate) bool);
 
+/// Whether a program that came back in this way ended well: by returning, or by an `exit` of status 0.
+///
+/// # Errors
+/// It did neither.
+pub(crate) fn ended_well(returned: wasmtime::Result<bool>) -> wasmtime::Result<bool> {
+    returned.or_else(|error| {
+        if let Some(Exited(well)) = error.downcast_ref() {
+            return Ok(*well);
+        }
+        match error.downcast_ref() {
+            Some(I32Exit(status)) => Ok(*status == 0),
+            None => Err(error),
+        }
+    })
+}
+
+/// What is said of a program that did not end well, with its last words.
+pub(crate) fn ended_badly(words: Option<String>) -> CallError {
+    CallError::Trapped(match words {
+        Some(words) => format!("the program failed, and said at last: {words}"),
+        None => "the program failed, and said nothing on stderr".into(),
+    })
+}
+
 /// Both ends.
+#[derive(Clone, Default)]
 pub(crate) struct Stdio {
-    /// Its copies share what has been read of it, as those who open stdin twice expect.
-    input: MemoryInputPipe,
+    input: Input,
     answer: Answer,
 }
 
 impl Stdio {
     pub(crate) fn new(input: Bytes) -> Self {
-        Self { input: MemoryInputPipe::new(input), answer: Answer::default() }
+        let stdio = Self::default();
+        stdio.give(input);
+        stdio
+    }
+
+    /// What the program will read.
+    pub(crate) fn give(&self, input: Bytes) {
+        *self.input.0.lock() = input;
     }
 
     /// As much of the input as there is room for; nothing at its end.
     pub(crate) fn read(&self, room: usize) -> Bytes {
-        // Its only error is that it has ended.
-        self.input.clone().read(room).unwrap_or_default()
+        self.input.take(room)
     }
 
-    pub(crate) fn stdin(&self) -> DynInputStream {
-        Box::new(self.input.clone())
-    }
-
-    pub(crate) fn stdout(&self) -> DynOutputStream {
-        Box::new(self.answer.clone())
+    pub(crate) fn stdin(&self) -> Input {
+        self.input.clone()
     }
 
     pub(crate) fn answer(&self) -> Answer {
         self.answer.clone()
+    }
+}
+
+/// What a program has not read yet of its stdin. Its copies share that, as those who open stdin twice expect.
+#[derive(Clone, Default)]
+pub(crate) struct Input(Arc<Mutex<Bytes>>);
+
+impl Input {
+    fn take(&self, room: usize) -> Bytes {
+        let mut left = self.0.lock();
+        let length = room.min(left.len());
+        left.split_to(length)
+    }
+}
+
+#[wasmtime_wasi::async_trait]
+impl Pollable for Input {
+    async fn ready(&mut self) {}
+}
+
+#[wasmtime_wasi::async_trait]
+impl InputStream for Input {
+    fn read(&mut self, room: usize) -> StreamResult<Bytes> {
+        match self.take(room) {
+            end if end.is_empty() && room > 0 => Err(StreamError::Closed),
+            bytes => Ok(bytes),
+        }
+    }
+}
+
+impl AsyncRead for Input {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<std::io::Result<()>> {
+        buffer.put_slice(&self.take(buffer.remaining()));
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl IsTerminal for Input {
+    fn is_terminal(&self) -> bool {
+        false
+    }
+}
+
+impl StdinStream for Input {
+    fn async_stream(&self) -> Box<dyn AsyncRead + Send + Sync> {
+        Box::new(self.clone())
+    }
+
+    fn p2_stream(&self) -> Box<dyn InputStream> {
+        Box::new(self.clone())
     }
 }
 
@@ -84,5 +166,36 @@ impl OutputStream for Answer {
 
     fn check_write(&mut self) -> StreamResult<usize> {
         Ok(super::wasi::WRITE_BYTES)
+    }
+}
+
+impl AsyncWrite for Answer {
+    fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<std::io::Result<usize>> {
+        let written = self.extend(bytes).map_err(std::io::Error::other);
+        Poll::Ready(written.map(|()| bytes.len()))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl IsTerminal for Answer {
+    fn is_terminal(&self) -> bool {
+        false
+    }
+}
+
+impl StdoutStream for Answer {
+    fn async_stream(&self) -> Box<dyn AsyncWrite + Send + Sync> {
+        Box::new(self.clone())
+    }
+
+    fn p2_stream(&self) -> Box<dyn OutputStream> {
+        Box::new(self.clone())
     }
 }

@@ -2,9 +2,9 @@
 //! and at every replay: time is the command's or the event's, random bytes come from one constant stream that starts
 //! anew with each call, there are no arguments, variables, files or sockets, and output becomes logs; a program's stdin and stdout are its call.
 
-use super::State;
 use super::output::{Output, Stream};
 use super::stdio::{Exited, Stdio};
+use super::{State, preview1};
 use bytes::Bytes;
 use ebb_domain::port::guest::CallError;
 use std::time::Duration;
@@ -116,7 +116,7 @@ impl cli::exit::Host for State {
 impl cli::stdin::Host for State {
     fn get_stdin(&mut self) -> Result<Resource<DynInputStream>> {
         let closed = || -> DynInputStream { Box::new(ClosedInputStream) };
-        let stream = self.stdio.as_ref().map_or_else(closed, Stdio::stdin);
+        let stream = self.stdio.as_ref().map_or_else(closed, |stdio| Box::new(stdio.stdin()));
         Ok(self.table.push(stream)?)
     }
 }
@@ -124,7 +124,7 @@ impl cli::stdin::Host for State {
 impl cli::stdout::Host for State {
     fn get_stdout(&mut self) -> Result<Resource<DynOutputStream>> {
         let stream: DynOutputStream = match &self.stdio {
-            Some(stdio) => stdio.stdout(),
+            Some(stdio) => Box::new(stdio.answer()),
             None => Box::new(Lines { output: self.output.clone(), stream: Stream::Stdout }),
         };
         Ok(self.table.push(stream)?)
@@ -178,16 +178,33 @@ impl clocks::wall_clock::Host for State {
     }
 }
 
-impl State {
-    /// The clock that only tells how much time has passed. Never zero, which Go takes for a clock that is broken.
-    pub(super) fn monotonic(&self) -> u64 {
-        self.time.0.saturating_mul(1000).max(1)
+impl preview1::World for State {
+    fn stdio(&self) -> Option<&Stdio> {
+        self.stdio.as_ref()
+    }
+    fn output(&self) -> &Output {
+        &self.output
+    }
+    fn environment(&self) -> &[String] {
+        &[]
+    }
+    fn now(&self) -> u64 {
+        self.time.0.saturating_mul(1000)
+    }
+    fn monotonic(&self) -> u64 {
+        preview1::World::now(self).max(1)
+    }
+    fn random(&mut self, length: u64) -> Result<Vec<u8>> {
+        self.random.bytes(length)
+    }
+    fn may_sleep(&self) -> bool {
+        false
     }
 }
 
 impl clocks::monotonic_clock::Host for State {
     fn now(&mut self) -> Result<u64> {
-        Ok(self.monotonic())
+        Ok(preview1::World::monotonic(self))
     }
     fn resolution(&mut self) -> Result<u64> {
         Ok(1000)

@@ -1,5 +1,5 @@
 //! HTTP functions: components of `wasi:http`, 0.3 (`service`) or 0.2 (`proxy`), each call in a pooled instance that
-//! it has to itself.
+//! it has to itself; or programs, of which `program` tells.
 //!
 //! A call runs in a task of its own from admission to the end of the response's body, since both stream. Who waits for
 //! the response holds that task by a [`Running`], and so does the body: whoever drops it, a caller that hangs up, say,
@@ -10,31 +10,35 @@ mod body;
 mod link;
 mod outgoing;
 mod own_app;
+pub(crate) mod program;
 mod state;
 
 pub(crate) use link::{interfaces, linker, proxy};
 pub(crate) use state::State;
 
 use crate::function::NodePlace;
+use crate::host::preview1::World as _;
+use crate::host::stdio::{ended_badly, ended_well};
 use crate::live::explain;
 use crate::meter::Metered;
-use crate::module::{Form, Loaded};
+use crate::module::{Form, HttpForm, Loaded};
 use crate::pool::{InstancePool, Pooled};
 use crate::usage::{Tab, Work};
 use body::{Ending, ResponseBody, Running};
+use bytes::Bytes;
 use ebb_domain::port::Future;
 use ebb_domain::port::guest::{CallError, HttpBody, HttpCall, HttpFunction};
 use ebb_domain::trace::Trace;
 use futures_channel::oneshot;
 use http::{HeaderMap, HeaderName, HeaderValue};
-use http_body_util::BodyExt as _;
+use http_body_util::{BodyExt as _, Full};
 use own_app::Calling;
 use parking_lot::Mutex;
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
-use wasmtime::component::Accessor;
-use wasmtime::{AsContextMut as _, PoolConcurrencyLimitError, Store};
+use wasmtime::component::{Accessor, Func};
+use wasmtime::{AsContextMut as _, Func as CoreFunc, PoolConcurrencyLimitError, Store};
 use wasmtime_wasi_http::WasiHttpView as _;
 use wasmtime_wasi_http::handler::{Prepared, Proxy};
 use wasmtime_wasi_http::p2::bindings::http::types::Scheme;
@@ -67,11 +71,16 @@ impl Http {
         let trace = self.begin_span(call.request.headers_mut());
         let (sender, receiver) = oneshot::channel();
         let ending = Ending::new(self.pool.function().spec.limits.wall);
-        let (pool, its_ending) = (self.pool.clone(), ending.clone());
+        let (pool, max_response, its_ending) = (self.pool.clone(), self.max_response, ending.clone());
         let task = tokio::spawn(async move {
             let function = pool.function();
             let tab = Tab::traced(trace);
-            let driven = drive(&pool, &tab, call, sender, &its_ending);
+            let driven = async {
+                if Work::new(function, &tab).load().await?.is_program() {
+                    return run(&pool, &tab, call, max_response, sender).await;
+                }
+                drive(&pool, &tab, call, sender, &its_ending).await
+            };
             let ended = Work::new(function, &tab).within_wall(driven).await;
             if let Err(error) = &ended {
                 let spec = &function.spec;
@@ -112,6 +121,21 @@ impl HttpFunction for Http {
     }
 }
 
+/// The whole call of a program, which has ended before its response begins.
+async fn run(
+    pool: &Arc<InstancePool<HttpInstance>>,
+    tab: &Tab,
+    call: HttpCall,
+    max_response: u64,
+    sender: oneshot::Sender<Answer>,
+) -> Result<(), CallError> {
+    let response = program::answer(pool, tab, call.request, max_response).await?;
+    // Nobody to hear it: the call is about to be ended.
+    let _ =
+        sender.send(Ok(response.map(|body| Full::new(body).map_err(|never| match never {}).boxed_unsync())));
+    Ok(())
+}
+
 /// The whole call. Dropped in the middle, it ends the instance.
 async fn drive(
     pool: &Arc<InstancePool<HttpInstance>>,
@@ -137,26 +161,52 @@ async fn drive(
     }
 }
 
-/// An instance of `wasi:http`, of either version.
+/// An instance of an HTTP function.
 pub(crate) struct HttpInstance {
     store: Store<State>,
-    proxy: Proxy,
+    exports: Exports,
     /// Keeps the code in memory.
     _loaded: Arc<Loaded>,
     calls: u32,
 }
 
+/// What is called of it.
+enum Exports {
+    /// `wasi:http`, of either version.
+    Proxy(Proxy),
+    /// A program's `run`.
+    Run(Func),
+    /// A program's `_start`.
+    Start(CoreFunc),
+}
+
+impl Exports {
+    /// Makes an instance; gives what can be called of it.
+    async fn of(store: &mut Store<State>, form: &HttpForm) -> wasmtime::Result<Self> {
+        let function = match form {
+            HttpForm::Proxy(pre) => return Ok(Self::Proxy(pre.instantiate_async(store).await?)),
+            HttpForm::Run { pre, run } => {
+                let instance = pre.instantiate_async(&mut *store).await?;
+                instance.get_func(store, run).map(Self::Run)
+            }
+            HttpForm::Start(pre) => {
+                let instance = pre.instantiate_async(&mut *store).await?;
+                instance.get_func(store, "_start").map(Self::Start)
+            }
+        };
+        function.ok_or_else(|| CallError::Failed("an export is missing".into()).into())
+    }
+}
+
 impl Pooled for HttpInstance {
     async fn instantiate(work: Work<'_>, loaded: &Arc<Loaded>) -> wasmtime::Result<Self> {
-        let Form::Http(pre) = &loaded.form else {
-            return Err(CallError::Failed("the module is of another kind".into()).into());
-        };
-        let mut store = state::store(work.function)?;
+        let Form::Http(form) = &loaded.form else { return Err(wrong_kind()) };
+        let mut store = state::store(work.function, loaded.is_program())?;
         store.data_mut().begin(None, None);
         store.set_epoch_deadline(1);
-        let made = metered(work, &mut store, async |store| pre.instantiate_async(store).await).await;
+        let made = metered(work, &mut store, async |store| Exports::of(store, form).await).await;
         match made {
-            Ok(proxy) => Ok(Self { store, proxy, _loaded: loaded.clone(), calls: 0 }),
+            Ok(exports) => Ok(Self { store, exports, _loaded: loaded.clone(), calls: 0 }),
             Err(error) if error.is::<PoolConcurrencyLimitError>() => Err(error),
             Err(error) => Err(explain(&error, store.data().panic_message()).into()),
         }
@@ -185,7 +235,9 @@ impl HttpInstance {
         self.store.data_mut().begin(calling, span);
         self.store.set_epoch_deadline(1);
         let request = request.map(body::request);
-        let proxy = &self.proxy;
+        let Exports::Proxy(proxy) = &self.exports else {
+            return Err(explain(&wrong_kind(), None));
+        };
         let called = metered(work, &mut self.store, async |store| match proxy {
             Proxy::P2(guest) => {
                 let mut view = store.data_mut().http();
@@ -222,6 +274,45 @@ impl HttpInstance {
         .await;
         called.map_err(|error| explain(&error, self.store.data().panic_message()))
     }
+}
+
+impl HttpInstance {
+    /// A program's run: what it wrote to stdout. It can't be run twice.
+    async fn run(&mut self, work: Work<'_>, input: Bytes) -> Result<Vec<u8>, CallError> {
+        self.calls = self.calls.saturating_add(1);
+        self.store.data_mut().begin(None, work.tab.trace().cloned());
+        self.store.set_epoch_deadline(1);
+        let Some(stdio) = self.store.data().stdio().cloned() else {
+            return Err(explain(&wrong_kind(), None));
+        };
+        stdio.give(input);
+        let exports = &self.exports;
+        let ended = metered(work, &mut self.store, async |store| {
+            ended_well(match exports {
+                Exports::Run(run) => {
+                    let run = run.typed::<(), (Result<(), ()>,)>(&*store)?;
+                    run.call_async(store, ()).await.map(|(returned,)| returned.is_ok())
+                }
+                Exports::Start(start) => {
+                    let start = start.typed::<(), ()>(&*store)?;
+                    start.call_async(store, ()).await.map(|()| true)
+                }
+                Exports::Proxy(_) => return Err(wrong_kind()),
+            })
+        })
+        .await;
+        let words = || self.store.data().panic_message();
+        match ended {
+            Ok(true) => Ok(stdio.answer().take()),
+            Ok(false) => Err(ended_badly(words())),
+            Err(error) => Err(explain(&error, words())),
+        }
+    }
+}
+
+/// A call on an instance whose module is of another kind: a mistake of ours.
+fn wrong_kind() -> wasmtime::Error {
+    CallError::Failed("the module is of another kind".into()).into()
 }
 
 /// A call whose guest came back and had not answered.

@@ -4,6 +4,8 @@ use super::outgoing::Outgoing;
 use super::own_app::Calling;
 use crate::function::Function;
 use crate::host::output::{Output, Stream};
+use crate::host::preview1::World;
+use crate::host::stdio::Stdio;
 use crate::host::wasi::Lines;
 use crate::host::{self, Memory, RESOURCES};
 use crate::meter::Meter;
@@ -12,11 +14,13 @@ use ebb_domain::trace::Trace;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use tokio::io::AsyncWrite;
 use wasmtime::component::ResourceTable;
 use wasmtime::{Result, Store};
 use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
 use wasmtime_wasi::p2::OutputStream;
+use wasmtime_wasi::p2::bindings::random::random::Host as _;
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
@@ -33,23 +37,41 @@ pub(crate) struct State {
     /// None while the instance is being made, and between calls.
     calling: Option<Calling>,
     output: Output,
+    /// Of a program, which has no other way to hear and to be heard.
+    program: Option<Program>,
     memory: Memory,
     pub(super) meter: Arc<Meter>,
 }
 
+/// What a program has around it.
+struct Program {
+    stdio: Stdio,
+    /// `NAME=value`, for those that are core modules.
+    environment: Vec<String>,
+    began: Instant,
+}
+
 /// A store for one instance, with its limits in force.
-pub(super) fn store(function: &Function) -> Result<Store<State>> {
+pub(super) fn store(function: &Function, is_program: bool) -> Result<Store<State>> {
     let (spec, source) = (&function.spec, &function.source);
     let output = Output::new(source.clone());
     let mut wasi = WasiCtx::builder();
     wasi.stdout(Log { output: output.clone(), stream: Stream::Stdout })
         .stderr(Log { output: output.clone(), stream: Stream::Stderr })
         .max_random_size(RANDOM_BYTES);
-    for (name, value) in &spec.capabilities.env {
-        wasi.env(name.as_str(), value);
+    let granted = spec.capabilities.env.iter().map(|(name, value)| (name.as_str(), &**value));
+    let secrets = spec.secrets.iter().map(|(name, secret)| (name.as_str(), secret.reveal()));
+    let environment: Vec<_> = granted.chain(secrets).collect();
+    for (name, value) in &environment {
+        wasi.env(name, value);
     }
-    for (name, secret) in &*spec.secrets {
-        wasi.env(name.as_str(), secret.reveal());
+    let program = is_program.then(|| Program {
+        stdio: Stdio::default(),
+        environment: environment.iter().map(|(name, value)| format!("{name}={value}")).collect(),
+        began: Instant::now(),
+    });
+    if let Some(Program { stdio, .. }) = &program {
+        wasi.stdin(stdio.stdin()).stdout(stdio.answer());
     }
     let mut table = ResourceTable::new();
     table.set_max_capacity(RESOURCES);
@@ -62,6 +84,7 @@ pub(super) fn store(function: &Function) -> Result<Store<State>> {
         capabilities: spec.capabilities.clone(),
         calling: None,
         output,
+        program,
         memory: Memory::new(function, meter.clone()),
         meter,
     };
@@ -96,9 +119,10 @@ impl State {
         self.calling.as_ref()
     }
 
-    /// What a panic of this call said.
+    /// What a panic of this call said; of a program, what it said on stderr at last.
     pub(super) fn panic_message(&self) -> Option<String> {
-        self.output.panic_message()
+        let words = || self.program.as_ref().and_then(|_| self.output.last_words());
+        self.output.panic_message().or_else(words)
     }
 
     pub(super) fn output(&self) -> &Output {
@@ -108,6 +132,37 @@ impl State {
     /// As a plain function, for those who want a pointer to one.
     pub(super) fn http_view(&mut self) -> WasiHttpCtxView<'_> {
         self.http()
+    }
+}
+
+impl World for State {
+    fn stdio(&self) -> Option<&Stdio> {
+        self.program.as_ref().map(|program| &program.stdio)
+    }
+
+    fn output(&self) -> &Output {
+        &self.output
+    }
+
+    fn environment(&self) -> &[String] {
+        self.program.as_ref().map_or(&[], |program| &program.environment)
+    }
+
+    fn now(&self) -> u64 {
+        SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos() as u64)
+    }
+
+    fn monotonic(&self) -> u64 {
+        let passed = self.program.as_ref().map_or(0, |program| program.began.elapsed().as_nanos() as u64);
+        passed.max(1)
+    }
+
+    fn random(&mut self, length: u64) -> Result<Vec<u8>> {
+        self.ctx().ctx.random().get_random_bytes(length)
+    }
+
+    fn may_sleep(&self) -> bool {
+        true
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! Every run has an instance to itself, so that nothing is left of one call in the next, and a program needs to know
 //! nothing of instances. What is kept between two calls, an aggregate's state say, is kept here, and handed in with the
-//! next document. The documents are the guide's page `docs/guide/programs.md`; decision 0050 says why they are as they
+//! next document. HTTP functions have a host of their own, and so theirs are in `http::program`. The documents are the guide's page `docs/guide/programs.md`; decision 0050 says why they are as they
 //! are.
 
 mod aggregate;
@@ -21,12 +21,12 @@ use std::fmt::Display;
 const QUOTED: usize = 200;
 
 /// A document that the host writes: small types of strings and raw JSON, which always can be written.
-fn document(input: &impl Serialize) -> Bytes {
+pub(crate) fn document(input: &impl Serialize) -> Bytes {
     serde_json::to_vec(input).expect("strings and numbers are JSON").into()
 }
 
 /// What a program answers with, and how to say so to someone whose program answers with something else.
-trait Answer<'a>: Deserialize<'a> {
+pub(crate) trait Answer<'a>: Deserialize<'a> {
     /// `kind` of the document that it answers.
     const KIND: &'static str;
     /// An example of each answer that may be given.
@@ -34,7 +34,7 @@ trait Answer<'a>: Deserialize<'a> {
 }
 
 /// Reads an answer.
-fn read<'a, A: Answer<'a>>(written: &'a [u8]) -> Result<A, CallError> {
+pub(crate) fn read<'a, A: Answer<'a>>(written: &'a [u8]) -> Result<A, CallError> {
     // serde would take an array for an object's fields in their order.
     if written.trim_ascii_start().starts_with(b"[") {
         return Err(bad::<A>(written, &"it is an array, not an object"));
@@ -51,7 +51,9 @@ fn read<'a, A: Answer<'a>>(written: &'a [u8]) -> Result<A, CallError> {
 }
 
 /// An answer that can't be used.
-fn bad<'a, A: Answer<'a>>(written: &[u8], problem: &dyn Display) -> CallError {
+pub(crate) fn bad<'a, A: Answer<'a>>(written: &[u8], problem: &dyn Display) -> CallError {
+    // What is wrong may name a field of any length.
+    let problem: String = problem.to_string().chars().take(2 * QUOTED).collect();
     let shown = String::from_utf8_lossy(&written[..written.len().min(QUOTED)]);
     let shown = if written.is_empty() { String::new() } else { format!("; it begins `{}`", shown.trim()) };
     CallError::BadAnswer(format!(
