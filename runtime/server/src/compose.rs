@@ -94,6 +94,7 @@ impl Server {
             concurrency: functions.concurrency,
             memory_bytes: functions.memory,
             module_idle: functions.idle,
+            compile_time: functions.compile,
             weights: functions.weights,
             most: functions.most,
             ..EngineOptions::new(config.data.join("artefacts"), *storage.secret())

@@ -82,6 +82,8 @@ pub struct FunctionsConfig {
     pub idle: Duration,
     /// `secrets`: the folder that has them, `APP/NAME`.
     pub secrets: Option<PathBuf>,
+    /// `compile`: how long a module may take to compile.
+    pub compile: Duration,
     /// `weights`: apps whose share, where apps compete, is not 1.
     pub weights: BTreeMap<AppName, u32>,
     /// `max-memory`, `max-cpu`, `max-wall`: what one function's limits may be at most, whatever its manifest says.

@@ -1,8 +1,11 @@
-//! Greets whom the route names.
+//! Greets whom the route or the body names, and counts down: `wasi:http` 0.2.
 
 use wasip2::cli::environment::get_environment;
+use wasip2::clocks::monotonic_clock::subscribe_duration;
 use wasip2::exports::http::incoming_handler::Guest;
 use wasip2::http::types::{Fields, IncomingRequest, OutgoingBody, OutgoingResponse, ResponseOutparam};
+use wasip2::io::streams::StreamError;
+use words::{Answer, countdown, decoded, function, greetings, hello, problem};
 
 // Natively, for tests, there is nobody to export to.
 #[cfg(target_arch = "wasm32")]
@@ -11,60 +14,76 @@ wasip2::http::proxy::export!(Hello);
 #[cfg_attr(not(target_arch = "wasm32"), allow(dead_code))]
 struct Hello;
 
+const TICK: u64 = 50_000_000;
+
 impl Guest for Hello {
     fn handle(request: IncomingRequest, out: ResponseOutparam) {
-        let name = request.headers().get("ebb-param-name").into_iter().next().unwrap_or_default();
+        let parameter = |name: &str| {
+            decoded(
+                &request.headers().get(&format!("ebb-param-{name}")).into_iter().next().unwrap_or_default(),
+            )
+        };
         let greeting = get_environment().into_iter().find(|(variable, _)| variable == "GREETING");
-        let text = greet(greeting.as_ref().map_or("Hi", |(_, value)| value), &decoded(&name));
-
-        let headers = Fields::new();
-        headers.append("content-type", b"text/plain; charset=utf-8").expect("a good header");
-        let response = OutgoingResponse::new(headers);
-        let body = response.body().expect("asked for once");
-        ResponseOutparam::set(out, Ok(response));
-        let stream = body.write().expect("asked for once");
-        // An error here means that the caller has gone.
-        let _ = stream.blocking_write_and_flush(text.as_bytes());
-        drop(stream);
-        let _ = OutgoingBody::finish(body, None);
-    }
-}
-
-fn greet(greeting: &str, name: &str) -> String {
-    if name.is_empty() { format!("{greeting}!\n") } else { format!("{greeting}, {name}!\n") }
-}
-
-/// A route's parameter comes as it stands in the path: percent-encoded.
-fn decoded(raw: &[u8]) -> String {
-    let mut bytes = Vec::with_capacity(raw.len());
-    let mut rest = raw;
-    while let [first, behind @ ..] = rest {
-        rest = behind;
-        let code = behind.get(..2).and_then(|code| std::str::from_utf8(code).ok());
-        match code.and_then(|code| u8::from_str_radix(code, 16).ok()).filter(|_| *first == b'%') {
-            Some(byte) => {
-                bytes.push(byte);
-                rest = &behind[2..];
-            }
-            None => bytes.push(*first),
+        let greeting = greeting.as_ref().map_or("Hi", |(_, value)| value);
+        match function(&request.path_with_query().unwrap_or_default()) {
+            "hello" => say(out, &hello(greeting, &parameter("name"))),
+            "greetings" => match body(&request) {
+                Ok(body) => say(out, &greetings(greeting, &body)),
+                Err(_) => say(out, &problem(400, "the body broke off")),
+            },
+            "countdown" => match countdown(&parameter("from")) {
+                Ok(events) => {
+                    respond(out, 200, "text/event-stream", events.map(|event| event.into_bytes()), || {
+                        subscribe_duration(TICK).block();
+                    });
+                }
+                Err(answer) => say(out, &answer),
+            },
+            _ => say(out, &problem(404, "there is no such path")),
         }
     }
-    String::from_utf8_lossy(&bytes).into_owned()
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+fn say(out: ResponseOutparam, answer: &Answer) {
+    let pieces = answer.body.as_bytes().chunks(4096).map(<[u8]>::to_vec);
+    respond(out, answer.status, answer.content_type, pieces, || ());
+}
 
-    #[test]
-    fn a_name_is_decoded_once() {
-        assert_eq!(greet("Hello", &decoded(b"J%C3%BCrgen%20%2541")), "Hello, Jürgen %41!\n");
-        assert_eq!(decoded(b"100%"), "100%");
-        assert_eq!(decoded(b"%zz%f"), "%zz%f");
+/// Sends pieces as they come, with a pause behind each.
+fn respond(
+    out: ResponseOutparam,
+    status: u16,
+    content_type: &str,
+    pieces: impl Iterator<Item = Vec<u8>>,
+    pause: impl Fn(),
+) {
+    let headers = Fields::new();
+    headers.append("content-type", content_type.as_bytes()).expect("a good header");
+    let response = OutgoingResponse::new(headers);
+    response.set_status_code(status).expect("a good status");
+    let body = response.body().expect("asked for once");
+    ResponseOutparam::set(out, Ok(response));
+    let stream = body.write().expect("asked for once");
+    for piece in pieces {
+        // An error here means that the caller has gone.
+        if stream.blocking_write_and_flush(&piece).is_err() {
+            return;
+        }
+        pause();
     }
+    drop(stream);
+    let _ = OutgoingBody::finish(body, None);
+}
 
-    #[test]
-    fn nobody_is_greeted_too() {
-        assert_eq!(greet("Hi", ""), "Hi!\n");
+fn body(request: &IncomingRequest) -> Result<Vec<u8>, StreamError> {
+    let body = request.consume().expect("asked for once");
+    let stream = body.stream().expect("asked for once");
+    let mut bytes = Vec::new();
+    loop {
+        match stream.blocking_read(64 << 10) {
+            Ok(piece) => bytes.extend(piece),
+            Err(StreamError::Closed) => return Ok(bytes),
+            Err(error) => return Err(error),
+        }
     }
 }

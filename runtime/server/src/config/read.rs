@@ -52,6 +52,7 @@ settings! {
     MEMORY = "functions.memory", "EBB_FUNCTIONS_MEMORY", "a size from 16MiB to 4096GiB, or \"auto\": half of what this process may use", "auto";
     CONCURRENCY = "functions.concurrency", "EBB_FUNCTIONS_CONCURRENCY", "a number from 1 to 100000", "512";
     IDLE = "functions.idle", "EBB_FUNCTIONS_IDLE", "a duration from \"1s\" to \"24h\"", "10min";
+    COMPILE = "functions.compile", "EBB_FUNCTIONS_COMPILE", "a duration from \"1s\" to \"1h\"", "60s";
     WEIGHTS = "functions.weights", "EBB_FUNCTIONS_WEIGHTS", "apps with weights from 1 to 1000, as in [\"bank=3\"]", "";
     SECRETS = "functions.secrets", "EBB_FUNCTIONS_SECRETS", "a folder", "";
     MAX_MEMORY = "functions.max-memory", "EBB_FUNCTIONS_MAX_MEMORY", "a size from 1MiB to 1GiB", "1GiB";
@@ -162,6 +163,7 @@ pub(super) fn parse(
             concurrency: reader.count(&CONCURRENCY, 1..=100_000),
             idle: reader.duration(&IDLE, 1..=24 * 3600),
             secrets: reader.one(&SECRETS, |text| Some((!text.is_empty()).then(|| text.into()))),
+            compile: reader.duration(&COMPILE, 1..=3600),
             weights: reader.weights(),
             most: Limits {
                 memory_bytes: reader.size(&MAX_MEMORY, (1 << 20)..=cap::MEMORY_BYTES),
