@@ -17,7 +17,7 @@
 //! ```
 //!
 //! They are sent in the name of whoever called the function, and belong to what the call belongs to (its correlation
-//! id). Natively there is no app: sending panics. Test what decides what to send.
+//! id). Natively there is no app but a test's: [`test::App`](crate::test::App).
 
 use crate::Id;
 use serde::Serialize;
@@ -27,7 +27,7 @@ use std::fmt::{self, Display};
 use std::time::Duration;
 
 /// A command, to be sent.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub struct Command {
     pub(crate) aggregate: String,
     pub(crate) key: String,
@@ -87,21 +87,50 @@ impl Command {
         Self { precondition: Some(precondition), ..self }
     }
 
+    /// The aggregate that it is for.
+    #[must_use]
+    pub fn aggregate(&self) -> &str {
+        &self.aggregate
+    }
+
+    /// The key of its stream.
+    #[must_use]
+    pub fn key(&self) -> &str {
+        &self.key
+    }
+
+    /// Its name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     /// Sends it, and waits until it is decided and durable.
     ///
     /// # Errors
     /// It was not accepted; [`Error::kind`] says what is to be done about it.
     ///
     /// # Panics
-    /// Natively, where there is no app.
+    /// Natively, outside of a test's app.
     pub fn send(self) -> Result<Accepted, Error> {
         #[cfg(target_family = "wasm")]
         return crate::own_app::send(self);
         #[cfg(not(target_family = "wasm"))]
-        panic!(
-            "the command `{}` can be sent by a deployed function only: natively there is no app",
-            self.name
-        );
+        return crate::test::app::send(self);
+    }
+}
+
+/// As a test that fails shows it: with its data as text.
+impl fmt::Debug for Command {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Command")
+            .field("aggregate", &self.aggregate)
+            .field("key", &self.key)
+            .field("name", &self.name)
+            .field("data", &String::from_utf8_lossy(&self.data))
+            .field("idempotency_key", &self.idempotency_key)
+            .field("precondition", &self.precondition)
+            .finish()
     }
 }
 

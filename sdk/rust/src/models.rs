@@ -20,7 +20,7 @@
 //! # }
 //! ```
 //!
-//! Natively there is no app: reading panics. Test what is made of rows.
+//! Natively there is no app but a test's: [`test::App`](crate::test::App).
 
 use crate::rows::Value as Cell;
 use serde::de::DeserializeOwned;
@@ -35,7 +35,7 @@ use std::time::Duration;
 /// It can't be read, or does not fit `T`.
 ///
 /// # Panics
-/// Natively, where there is no app.
+/// Natively, outside of a test's app.
 pub fn get<T: DeserializeOwned>(model: &str, key: &str) -> Result<Option<T>, Error> {
     get_at_least(model, key, None)
 }
@@ -211,7 +211,7 @@ impl Query {
     /// They can't be read, or one does not fit `T`.
     ///
     /// # Panics
-    /// Natively, where there is no app.
+    /// Natively, outside of a test's app.
     pub fn find<T: DeserializeOwned>(self) -> Result<Page<T>, Error> {
         let model = self.model.clone();
         let (rows, position, next) = backend::find(self)?;
@@ -286,21 +286,4 @@ fn from_row<T: DeserializeOwned>(model: &str, columns: Columns) -> Result<T, Err
 use crate::own_app as backend;
 
 #[cfg(not(target_family = "wasm"))]
-mod backend {
-    use super::{Cell, Columns, Error, Query};
-
-    pub(super) fn get(model: &str, _: &str, _: Option<u64>) -> Result<Option<Columns>, Error> {
-        nowhere(model)
-    }
-
-    type Found = (Vec<Columns>, u64, Option<Vec<Cell>>);
-
-    pub(super) fn find(query: Query) -> Result<Found, Error> {
-        let Query { model, .. } = query;
-        nowhere(&model)
-    }
-
-    fn nowhere(model: &str) -> ! {
-        panic!("the model `{model}` can be read by a deployed function only: natively there is no app")
-    }
-}
+use crate::test::app as backend;

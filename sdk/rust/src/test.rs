@@ -40,10 +40,14 @@
 //! Commands and events go through JSON and the state through a snapshot on the way, as they do on the platform, so that
 //! mistakes in what serde makes of them show here. Every command is decided twice, on the folded state and on the state
 //! restored from its snapshot: both must agree.
+//!
+//! A function that sends commands or reads rows is tested in an [`App`].
 
 mod aggregate;
+pub(crate) mod app;
 mod diff;
 mod projection;
 
 pub use aggregate::{Given, Outcome, Refused, given, given_commands};
+pub use app::App;
 pub use projection::{Projected, TestEvent, project};

@@ -70,7 +70,7 @@ impl TestEvent {
         Self(Self::written(stream.into(), event_type, data))
     }
 
-    fn written(stream: String, event_type: &str, data: Vec<u8>) -> Event {
+    pub(super) fn written(stream: String, event_type: &str, data: Vec<u8>) -> Event {
         Event {
             id: Id::default(),
             stream,
@@ -94,6 +94,10 @@ impl TestEvent {
     pub fn recorded(stream: impl Into<String>, event_type: &str, schema_version: u32, data: Value) -> Self {
         let event = Self::written(stream.into(), event_type, data.to_string().into_bytes());
         Self(Event { schema_version, ..event })
+    }
+
+    pub(super) fn into_event(self) -> Event {
+        self.0
     }
 
     /// Recorded at this time.
