@@ -14,6 +14,7 @@ mod effects;
 mod faults;
 mod flights;
 mod functions;
+mod graceful;
 mod hostile;
 mod idle;
 mod kafka;
