@@ -123,3 +123,51 @@ async fn live_events_keep_their_app_open() {
     drop(live);
     eventually("an idle app", async || (state(&node, "bank").await == "idle").then_some(())).await;
 }
+
+#[tokio::test]
+async fn no_more_apps_are_open_than_the_settings_say_and_all_can_be_used() {
+    let node = Node::builder().env("EBB_APPS_OPEN", "2").start().await;
+    let names = ["bank-one", "bank-two", "bank-three"];
+    for name in names {
+        node.deploy(&bank_named(name)).await;
+    }
+    for round in 0..3 {
+        for name in names {
+            open_account(&node.app(name), &round.to_string(), 5).await;
+            let apps = node.control.get("/apps").await.ok();
+            let apps = apps["apps"].as_array().expect("apps");
+            let open = apps.iter().filter(|app| app["state"] == "open").count();
+            assert!(open <= 2, "{apps:?}");
+        }
+    }
+    // Those that are in use keep their places.
+    let mut live = [
+        LiveEvents::open(node.app("bank-one").get("/events")).await,
+        LiveEvents::open(node.app("bank-two").get("/events")).await,
+    ];
+    for live in &mut live {
+        live.message().await.expect("a first word");
+    }
+    let refused = node.app("bank-three").get("/events").await;
+    assert_eq!(refused.header("retry-after"), Some("1"));
+    refused.problem(503, "overloaded");
+    let [one, _two] = live;
+    drop(one);
+    eventually("a place", async || (node.app("bank-three").get("/events").await.status == 200).then_some(()))
+        .await;
+}
+
+#[tokio::test]
+async fn who_may_call_nothing_opens_nothing() {
+    let settings = "[apps]\nidle = \"100ms\"\n[[auth.tokens]]\nactor = \"alice\"\ntoken = \"alice-alice-alice-alice-alice-alice\"\n";
+    let node = Node::builder().settings(settings).start().await;
+    node.deploy(&functions()).await;
+    eventually("an idle app", async || (state(&node, "functions").await == "idle").then_some(())).await;
+    let app = node.app("functions");
+    for path in ["/do/count", "/events", "/nowhere"] {
+        app.get(path).await.problem(401, "unauthenticated");
+        app.get(path).token("bob-bob-bob-bob-bob-bob-bob-bob-bob").await.problem(401, "token_invalid");
+        assert_eq!(state(&node, "functions").await, "idle", "{path}");
+    }
+    assert_eq!(app.get("/do/count").token("alice-alice-alice-alice-alice-alice").await.status, 200);
+}

@@ -64,6 +64,9 @@ pub struct Offers {
     /// Some keep instances ready (`warm`), so that the app is open from the start and stays open.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub keeps_ready: bool,
+    /// Pages of other origins may read what it answers, refusals included (`app.cors`).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub has_cors: bool,
 }
 
 /// One function of a deployment.
@@ -151,6 +154,9 @@ pub enum DeployError {
     /// The app's log can't be opened: it is damaged, say.
     #[error("the app's log can't be opened: {0}")]
     LogClosed(String),
+    /// As many apps are open as may be, and all of them are in use.
+    #[error("all {0} places for open apps are taken; `apps.open` in the node's settings allows more")]
+    Full(usize),
     /// It is recorded, and could not be put into service.
     #[error("deployment {number} is recorded, and could not be served: {why}")]
     NotServed {
@@ -184,6 +190,7 @@ impl DeployError {
             Self::UnknownApp(_) => "unknown_app",
             Self::NotFound(_) => "deployment_not_found",
             Self::LogClosed(_) => "app_unavailable",
+            Self::Full(_) => "overloaded",
             Self::NotServed { .. } => "deployment_not_served",
             Self::NotPurged(_) => "purge_incomplete",
             Self::Unavailable(_) => "storage_unavailable",
@@ -337,7 +344,12 @@ impl Release {
             follows_log: matches!(spec.trigger, Trigger::Events(_)),
         });
         let functions = aggregates.chain(functions).chain(projections).collect();
-        Offers { hosts: self.manifest.hosts.clone(), functions, keeps_ready: self.keeps_ready() }
+        Offers {
+            hosts: self.manifest.hosts.clone(),
+            functions,
+            keeps_ready: self.keeps_ready(),
+            has_cors: self.manifest.cors.is_some(),
+        }
     }
 
     fn keeps_ready(&self) -> bool {

@@ -5,6 +5,7 @@
 //! to do that nobody asks for, because it was not put to rest, is opened soon after the start.
 
 mod deployed;
+mod places;
 #[cfg(test)]
 mod tests;
 
@@ -29,6 +30,7 @@ use ebb_domain::text::Text;
 use ebb_faults::{Point, crash_point};
 use futures_util::{StreamExt, stream};
 use parking_lot::RwLock;
+use places::Places;
 use std::collections::{BTreeMap, HashMap};
 use std::future::ready;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -74,6 +76,10 @@ pub enum NodeError {
 /// Apps that a start opens at the same time.
 const OPENED_SIDE_BY_SIDE: usize = 4;
 
+/// How often a start tries to open an app that can't be opened, and how long it pauses at most.
+const TRIES: usize = 5;
+const LONGEST_PAUSE: Duration = Duration::from_secs(16);
+
 /// Apps that a shutdown closes at the same time.
 const CLOSED_SIDE_BY_SIDE: usize = 16;
 
@@ -82,11 +88,13 @@ const CLOSED_SIDE_BY_SIDE: usize = 16;
 pub struct NodeOptions {
     /// How long an app stays open without being used.
     pub idle: Duration,
+    /// Apps that may be open at the same time.
+    pub open: usize,
 }
 
 impl Default for NodeOptions {
     fn default() -> Self {
-        Self { idle: Duration::from_secs(600) }
+        Self { idle: Duration::from_secs(600), open: 256 }
     }
 }
 
@@ -95,6 +103,7 @@ pub struct Node {
     deps: NodeDeps,
     system: Arc<dyn EventLog>,
     catalogue: RwLock<Catalogue>,
+    places: Arc<Places>,
     /// Deployments happen one at a time.
     deploying: Mutex<()>,
     /// Nothing is opened any more.
@@ -147,6 +156,7 @@ impl Node {
             deps,
             system,
             catalogue: RwLock::default(),
+            places: Places::new(options.open),
             deploying: Mutex::new(()),
             stopping: Arc::default(),
             tasks: parking_lot::Mutex::default(),
@@ -195,7 +205,7 @@ impl Node {
     }
 
     fn deployed(&self, deployment: Deployment, rest: Option<Durable>) -> Arc<DeployedApp> {
-        DeployedApp::new(self.deps.clone(), self.stopping.clone(), deployment, rest)
+        DeployedApp::new(self.deps.clone(), self.places.clone(), self.stopping.clone(), deployment, rest)
     }
 
     /// A deployed app by its name.
@@ -452,13 +462,16 @@ impl Node {
         // What may fail comes before anything is recorded.
         let opened = match &running {
             Some(_) => None,
-            None => Some(Opened::open(&self.deps, &app).await?),
+            None => {
+                let free = self.places.take().await.map_err(DeployError::Full)?;
+                Some((Opened::open(&self.deps, &app).await?, free))
+            }
         };
         let data =
             serde_json::to_value(&deployment).map_err(|error| DeployError::Unavailable(error.to_string()))?;
         crash_point(Point::DeployBeforeCommit);
         if let Err(error) = self.record(&app, &history, guard, DEPLOYED, &data).await {
-            if let Some(opened) = opened {
+            if let Some((opened, _place)) = opened {
                 opened.close(&self.deps, &app).await;
             }
             return Err(error);
@@ -468,8 +481,9 @@ impl Node {
         place.record(recorded.clone());
         let served = match (running, opened) {
             (Some(running), _) => running.swap(recorded, release).await,
-            (None, Some(opened)) => {
-                App::deploy(self.deps.clone(), recorded, release, opened).await.map(|app| place.serve(app))
+            (None, Some((opened, free))) => {
+                let served = App::deploy(self.deps.clone(), recorded, release, opened).await;
+                served.map(|app| place.serve(app, free))
             }
             (None, None) => Err(DeployError::Unavailable("the app is neither open nor opened".into())),
         };
@@ -618,14 +632,20 @@ fn stream(app: &AppName) -> Result<StreamId, DeployError> {
 async fn open_unfinished(node: Weak<Node>) {
     let Some(apps) = node.upgrade().map(|node| node.apps()) else { return };
     let mut left: Vec<_> = apps.into_iter().filter(|app| app.needs_opening()).collect();
-    for pause in [1, 2, 4, 8, 16] {
-        let tried = left.into_iter().map(async |app| app.app().await.is_err().then_some(app));
-        left = stream::iter(tried).buffer_unordered(OPENED_SIDE_BY_SIDE).filter_map(ready).collect().await;
-        if left.is_empty() {
-            return;
+    let (mut pause, mut tries) = (Duration::from_secs(1), 0);
+    while !left.is_empty() && tries < TRIES {
+        let tried = left.into_iter().map(async |app| app.app().await.err().map(|error| (app, error)));
+        let failed: Vec<_> =
+            stream::iter(tried).buffer_unordered(OPENED_SIDE_BY_SIDE).filter_map(ready).collect().await;
+        // What stood in the way may pass: too many open files, say. What does not is met by the next use. Who finds no
+        // place waits for one, however long the others take.
+        let waits = failed.iter().any(|(_, error)| matches!(error, NotServed::Full(_)));
+        tries += usize::from(!waits);
+        left = failed.into_iter().map(|(app, _)| app).collect();
+        if !left.is_empty() {
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(LONGEST_PAUSE);
         }
-        // What stood in the way may pass: too many open files, say. What does not is met by the next use.
-        tokio::time::sleep(Duration::from_secs(pause)).await;
     }
 }
 

@@ -112,7 +112,7 @@ impl Server {
             secrets: Arc::new(NodeSecrets::new(functions.secrets)),
             clock,
         };
-        let node = Node::open(deps, NodeOptions { idle: config.app_idle }).await?;
+        let node = Node::open(deps, NodeOptions { idle: config.app_idle, open: config.apps_open }).await?;
 
         let (stop, stopping) = watch::channel(false);
         let metrics = Arc::new(Metrics::default());

@@ -37,6 +37,8 @@ pub struct Config {
     pub traces: Option<TracesConfig>,
     /// `index.cache`: memory for the indexes of the log, in bytes.
     pub index_cache: u64,
+    /// `apps.open`: apps that may be open at the same time.
+    pub apps_open: usize,
     /// `apps.idle`: how long an app stays open without being used.
     pub app_idle: Duration,
     /// `drain`: how long requests in flight may take at shutdown.
@@ -80,10 +82,10 @@ pub struct FunctionsConfig {
     pub concurrency: usize,
     /// `idle`: how long code that nobody runs stays in memory.
     pub idle: Duration,
-    /// `secrets`: the folder that has them, `APP/NAME`.
-    pub secrets: Option<PathBuf>,
     /// `compile`: how long a module may take to compile.
     pub compile: Duration,
+    /// `secrets`: the folder that has them, `APP/NAME`.
+    pub secrets: Option<PathBuf>,
     /// `weights`: apps whose share, where apps compete, is not 1.
     pub weights: BTreeMap<AppName, u32>,
     /// `max-memory`, `max-cpu`, `max-wall`: what one function's limits may be at most, whatever its manifest says.

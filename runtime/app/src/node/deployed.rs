@@ -5,6 +5,7 @@
 //! under the lock that gives them out: so no use ever sees it closing, and one that comes late waits, and opens it again.
 
 use super::NodeDeps;
+use super::places::{Place, Places};
 use crate::app::{App, Left, Opened};
 use crate::deploy::{DeployError, Deployment, Offers, Release};
 use crate::projections::{Kind, ProjectionStatus};
@@ -12,10 +13,11 @@ use ebb_domain::name::{AppName, ProjectionName};
 use ebb_domain::port::log::Durable;
 use parking_lot::{Mutex, RwLock};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 use thiserror::Error;
 use tokio::sync::OwnedMutexGuard;
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tracing::{debug, error, info};
 
@@ -29,6 +31,9 @@ pub enum NotServed {
     /// It can't be opened: its log is damaged, say.
     #[error("the app can't be opened: {0}")]
     Unavailable(String),
+    /// As many apps are open as may be, and all of them are in use.
+    #[error("all {0} places for open apps are taken; `apps.open` in the node's settings allows more")]
+    Full(usize),
     /// It was removed meanwhile.
     #[error("the app was removed")]
     Removed,
@@ -81,16 +86,23 @@ pub struct AppStatus {
 pub struct DeployedApp {
     name: AppName,
     deps: NodeDeps,
+    places: Arc<Places>,
     /// The node opens nothing any more.
     stopping: Arc<AtomicBool>,
     deployment: RwLock<Arc<Deployment>>,
-    open: RwLock<Option<Arc<App>>>,
+    open: RwLock<Option<OpenApp>>,
     /// Held by whoever opens, closes or deploys it.
     turn: Arc<tokio::sync::Mutex<()>>,
-    /// Since it was looked at last.
-    used: AtomicBool,
+    /// When it was used last, in milliseconds of [`Places::millis`].
+    used_at: AtomicU64,
     removed: AtomicBool,
     known: Mutex<Known>,
+}
+
+/// An app that is open, and the place that it takes.
+struct OpenApp {
+    app: Arc<App>,
+    place: Place,
 }
 
 /// What is known of an app that is not open.
@@ -100,14 +112,27 @@ struct Known {
     projections: Vec<ProjectionStatus>,
     is_at_rest: bool,
     failure: Option<(Instant, String)>,
-    /// When somebody was seen to use it last.
-    last_used: Option<Instant>,
+    /// When there was no place for it, and how many there are.
+    full: Option<(Instant, usize)>,
+}
+
+impl Known {
+    /// What who asked at this moment is told without another try.
+    fn told(&self, asked: Instant) -> Result<(), NotServed> {
+        match (&self.failure, &self.full) {
+            (Some((at, why)), _) if asked < *at + TRY_AGAIN => Err(NotServed::Unavailable(why.clone())),
+            // Only those who waited for the try that found no place: there may be one by now.
+            (_, Some((at, most))) if asked <= *at => Err(NotServed::Full(*most)),
+            _ => Ok(()),
+        }
+    }
 }
 
 impl DeployedApp {
     /// One that is not open. `rest` is where it was put to rest, if it was.
     pub(super) fn new(
         deps: NodeDeps,
+        places: Arc<Places>,
         stopping: Arc<AtomicBool>,
         deployment: Deployment,
         rest: Option<Durable>,
@@ -132,11 +157,12 @@ impl DeployedApp {
         Arc::new(Self {
             name: deployment.app.clone(),
             deps,
+            places,
             stopping,
             deployment: RwLock::new(Arc::new(deployment)),
             open: RwLock::default(),
             turn: Arc::default(),
-            used: AtomicBool::new(false),
+            used_at: AtomicU64::new(0),
             removed: AtomicBool::new(false),
             known: Mutex::new(known),
         })
@@ -160,7 +186,7 @@ impl DeployedApp {
     /// The app, if it is open. Looking does not count as a use.
     #[must_use]
     pub fn if_open(&self) -> Option<Arc<App>> {
-        self.open.read().clone()
+        self.open.read().as_ref().map(|open| open.app.clone())
     }
 
     /// The app, opened if it is not. Who holds it keeps it open.
@@ -168,9 +194,7 @@ impl DeployedApp {
     /// # Errors
     /// It can't be opened now.
     pub async fn app(self: &Arc<Self>) -> Result<Arc<App>, NotServed> {
-        if !self.used.load(Ordering::Relaxed) {
-            self.used.store(true, Ordering::Relaxed);
-        }
+        self.used_at.store(self.places.millis(), Ordering::Relaxed);
         if let Some(app) = self.if_open() {
             return Ok(app);
         }
@@ -185,11 +209,7 @@ impl DeployedApp {
         if self.stopping.load(Ordering::Acquire) {
             return Err(NotServed::ShuttingDown);
         }
-        if let Some((at, why)) = &self.known.lock().failure
-            && asked < *at + TRY_AGAIN
-        {
-            return Err(NotServed::Unavailable(why.clone()));
-        }
+        self.known.lock().told(asked)?;
         // In a task of its own: a caller who goes away leaves nothing half open, and the others wait for the same.
         let this = self.clone();
         let opening = tokio::spawn(async move {
@@ -205,8 +225,15 @@ impl DeployedApp {
         self.turn.clone().lock_owned().await
     }
 
-    async fn open(&self) -> Result<Arc<App>, NotServed> {
+    async fn open(self: &Arc<Self>) -> Result<Arc<App>, NotServed> {
         let started = Instant::now();
+        let place = match self.places.take().await {
+            Ok(place) => place,
+            Err(most) => {
+                self.known.lock().full = Some((Instant::now(), most));
+                return Err(NotServed::Full(most));
+            }
+        };
         let deployment = self.deployment.read().clone();
         let opened = async {
             let (storage, restored) = (self.deps.storage.clone(), deployment.clone());
@@ -220,7 +247,7 @@ impl DeployedApp {
             Ok((release, opened)) => {
                 let number = deployment.number;
                 let app = App::open(self.deps.clone(), deployment, release, opened).await;
-                self.serve(app.clone());
+                self.serve(app.clone(), place);
                 debug!(app = %self.name, deployment = number, micros = started.elapsed().as_micros() as u64, "opened");
                 Ok(app)
             }
@@ -243,10 +270,11 @@ impl DeployedApp {
     }
 
     /// It is open from now on; whoever calls has the turn.
-    pub(super) fn serve(&self, app: Arc<App>) {
+    pub(super) fn serve(self: &Arc<Self>, app: Arc<App>, place: Place) {
         self.known.lock().failure = None;
-        self.used.store(true, Ordering::Relaxed);
-        *self.open.write() = Some(app);
+        self.used_at.store(self.places.millis(), Ordering::Relaxed);
+        *self.open.write() = Some(OpenApp { app, place });
+        self.places.is_open(self);
     }
 
     /// It can't be opened; whoever calls has the turn.
@@ -281,39 +309,49 @@ impl DeployedApp {
         self.keeps_ready() || !self.known.lock().is_at_rest
     }
 
+    /// Whether pages of other origins may read what it answers, as far as that is known without opening it.
+    #[must_use]
+    pub fn has_cors(&self) -> bool {
+        self.deployment.read().offers.as_ref().is_none_or(|offers| offers.has_cors)
+    }
+
     fn keeps_ready(&self) -> bool {
         self.deployment.read().offers.as_ref().is_some_and(|offers| offers.keeps_ready)
     }
 
-    /// Closes it if nobody has used it for so long, and nothing of it is under way.
-    pub(super) fn close_if_idle(self: &Arc<Self>, idle: Duration) {
+    /// When it was used last, in milliseconds of [`Places::millis`].
+    pub(super) fn used_at(&self) -> u64 {
+        self.used_at.load(Ordering::Relaxed)
+    }
+
+    /// Closes it if nobody has used it for so long, and nothing of it is under way; the task that does, if one does.
+    pub(super) fn close_if_idle(self: &Arc<Self>, idle: Duration) -> Option<JoinHandle<()>> {
         if self.open.read().is_none() || self.keeps_ready() {
-            return;
+            return None;
         }
-        let Ok(turn) = self.turn.clone().try_lock_owned() else { return };
-        let Some(app) = self.take_idle(idle) else { return };
+        let turn = self.turn.clone().try_lock_owned().ok()?;
+        let OpenApp { app, place } = self.take_idle(idle)?;
         // In a task of its own: closing comes to its end whatever becomes of whoever asked for it.
         let this = self.clone();
-        tokio::spawn(async move {
+        Some(tokio::spawn(async move {
             this.close(&app).await;
             debug!(app = %this.name, "closed: nobody has used it for a while");
             drop(turn);
-        });
+            drop(place);
+        }))
     }
 
-    fn take_idle(&self, idle: Duration) -> Option<Arc<App>> {
-        let now = Instant::now();
+    fn take_idle(&self, idle: Duration) -> Option<OpenApp> {
         let mut open = self.open.write();
-        let app = open.as_ref()?;
-        let mut known = self.known.lock();
-        let was_used = self.used.swap(false, Ordering::Relaxed) || Arc::strong_count(app) > 1;
-        let last_used = match known.last_used {
-            Some(last_used) if !was_used => last_used,
-            _ => now,
-        };
-        known.last_used = Some(last_used);
+        let app = &open.as_ref()?.app;
+        let now = self.places.millis();
         // The lock is held: nobody gets hold of it while this looks.
-        if now < last_used + idle || !app.is_idle() {
+        if Arc::strong_count(app) > 1 {
+            self.used_at.store(now, Ordering::Relaxed);
+            return None;
+        }
+        let unused = Duration::from_millis(now.saturating_sub(self.used_at()));
+        if unused < idle || !app.is_idle() {
             return None;
         }
         open.take()
@@ -321,9 +359,10 @@ impl DeployedApp {
 
     /// Closes it, whoever may be using it; whoever calls has the turn.
     pub(super) async fn shut(&self) {
-        let app = self.open.write().take();
-        if let Some(app) = app {
+        let open = self.open.write().take();
+        if let Some(OpenApp { app, place }) = open {
             self.close(&app).await;
+            drop(place);
         }
     }
 

@@ -60,6 +60,7 @@ settings! {
     MAX_WALL = "functions.max-wall", "EBB_FUNCTIONS_MAX_WALL", "a duration from \"1s\" to \"15min\"", "15min";
     FORMAT = "log.format", "EBB_LOG_FORMAT", "\"text\" or \"json\"", "text";
     LEVEL = "log.level", "EBB_LOG", "a level or directives, as in \"info,ebb_store=debug\"", "info";
+    APPS_OPEN = "apps.open", "EBB_APPS_OPEN", "a number from 1 to 100000", "256";
     APP_IDLE = "apps.idle", "EBB_APPS_IDLE", "a duration from \"10ms\" to \"24h\"", "10min";
     TRACES = "traces.endpoint", "OTEL_EXPORTER_OTLP_ENDPOINT", "an http or https URL without a password, as in \"http://127.0.0.1:4318\"", "";
     TRACES_HEADERS = "traces.headers", "OTEL_EXPORTER_OTLP_HEADERS", "headers, as in \"authorization=Bearer%20TOKEN,x-team=a\"", "";
@@ -162,8 +163,8 @@ pub(super) fn parse(
             }),
             concurrency: reader.count(&CONCURRENCY, 1..=100_000),
             idle: reader.duration(&IDLE, 1..=24 * 3600),
-            secrets: reader.one(&SECRETS, |text| Some((!text.is_empty()).then(|| text.into()))),
             compile: reader.duration(&COMPILE, 1..=3600),
+            secrets: reader.one(&SECRETS, |text| Some((!text.is_empty()).then(|| text.into()))),
             weights: reader.weights(),
             most: Limits {
                 memory_bytes: reader.size(&MAX_MEMORY, (1 << 20)..=cap::MEMORY_BYTES),
@@ -184,6 +185,7 @@ pub(super) fn parse(
         },
         traces: reader.traces(),
         index_cache: reader.size(&CACHE, (1 << 20)..=(64 << 30)),
+        apps_open: reader.count(&APPS_OPEN, 1..=100_000),
         app_idle: reader.one(&APP_IDLE, |text| {
             let range = Duration::from_millis(10)..=Duration::from_secs(24 * 3600);
             parse_duration(text).ok().filter(|idle| range.contains(idle))

@@ -5,7 +5,7 @@ use super::{ControlPlane, bundle, require_json};
 use crate::http::body::RequestBody;
 use crate::http::problem::{
     APP_NAME_MISMATCH, APP_UNAVAILABLE, BAD_HEADER, BAD_QUERY, DEPLOYMENT_CONFLICT, DEPLOYMENT_NOT_FOUND,
-    DEPLOYMENT_NOT_SERVED, HOST_TAKEN, INTERNAL, MANIFEST_INVALID, MANIFEST_MISSING, NOT_JSON,
+    DEPLOYMENT_NOT_SERVED, HOST_TAKEN, INTERNAL, MANIFEST_INVALID, MANIFEST_MISSING, NOT_JSON, OVERLOADED,
     PURGE_INCOMPLETE, Problem, SHUTTING_DOWN, STORAGE_UNAVAILABLE, UNKNOWN_APP, UNSUPPORTED_MEDIA_TYPE,
 };
 use crate::http::reply::{Reply, empty, json};
@@ -134,6 +134,7 @@ impl ControlPlane {
             NotServed::Unavailable(why) => {
                 APP_UNAVAILABLE.detail(format!("app `{app}` can't be opened")).with("reason", why)
             }
+            NotServed::Full(_) => OVERLOADED.detail(error.to_string()).retry_after(Duration::from_secs(1)),
             NotServed::Removed => unknown_app(app),
             NotServed::ShuttingDown => {
                 SHUTTING_DOWN.detail("the node is shutting down").retry_after(Duration::from_secs(1))
@@ -258,6 +259,7 @@ pub(super) fn deploy_problem(error: DeployError) -> Problem {
         DeployError::UnknownApp(_) => UNKNOWN_APP.detail(detail),
         DeployError::NotFound(_) => DEPLOYMENT_NOT_FOUND.detail(detail),
         DeployError::LogClosed(_) => APP_UNAVAILABLE.detail(detail),
+        DeployError::Full(_) => OVERLOADED.detail(detail).retry_after(Duration::from_secs(1)),
         DeployError::NotServed { number, why } => DEPLOYMENT_NOT_SERVED
             .detail(format!("deployment {number} is recorded, and could not be served"))
             .with("number", number)

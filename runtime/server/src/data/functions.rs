@@ -5,7 +5,7 @@
 
 use super::DataPlane;
 use super::commands::{correlation_id, module_problem};
-use crate::auth::authorize;
+use crate::auth::{AuthError, authorize};
 use crate::http::body::{Overrun, RequestBody};
 use crate::http::cors::{Origin, authority};
 use crate::http::problem::{BAD_PATH, METHOD_NOT_ALLOWED, ORIGIN_NOT_ALLOWED, Problem};
@@ -59,6 +59,7 @@ impl DataPlane {
         parts: &mut Parts,
         body: RequestBody,
         origin: &Origin,
+        caller: Result<Text, AuthError>,
     ) -> Result<Reply, Problem> {
         let routes = app.http_routes();
         let (endpoint, taken, parameters) = match routes.find(parts.method.as_str(), path) {
@@ -73,7 +74,7 @@ impl DataPlane {
         if *origin == Origin::Foreign && !safe {
             return Err(ORIGIN_NOT_ALLOWED.detail("this is not taken from pages of this origin"));
         }
-        let actor = self.auth.authenticate(&parts.headers)?;
+        let actor = caller?;
         authorize(&endpoint.allow, &actor, || format!("function {}", endpoint.name))?;
         let correlation_id =
             correlation_id(&parts.headers)?.unwrap_or_else(|| Text::from(uuid::Uuid::now_v7().to_string()));

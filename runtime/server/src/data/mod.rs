@@ -12,13 +12,13 @@ mod live;
 mod models;
 pub(crate) mod query;
 
-use crate::auth::{Authenticator, authorize};
+use crate::auth::{AuthError, Authenticator, authorize};
 use crate::config::EdgeLimits;
 use crate::http::body::RequestBody;
 use crate::http::cors::{self, Origin};
 use crate::http::problem::{
-    APP_REQUIRED, APP_UNAVAILABLE, INTERNAL, METHOD_NOT_ALLOWED, NOT_FOUND, ORIGIN_NOT_ALLOWED, Problem,
-    SHUTTING_DOWN, UNKNOWN_APP,
+    APP_REQUIRED, APP_UNAVAILABLE, INTERNAL, METHOD_NOT_ALLOWED, NOT_FOUND, ORIGIN_NOT_ALLOWED, OVERLOADED,
+    Problem, SHUTTING_DOWN, UNKNOWN_APP,
 };
 use crate::http::reply::{Reply, json, without_body};
 use crate::http::target::{Segments, segment, shorten};
@@ -146,14 +146,28 @@ impl DataPlane {
         Self { node, auth, limits, sealer: Sealer::new(secret), metrics, traces, live, stopping }
     }
 
-    /// The app that a request is for, opened, and what is left of its path.
-    async fn select<'p>(&self, parts: &'p Parts) -> Result<(Arc<App>, &'p str), Problem> {
+    /// The app that a request is for, opened, what is left of its path, and who asks.
+    async fn select<'p>(
+        &self,
+        parts: &'p Parts,
+    ) -> Result<(Arc<App>, &'p str, Result<Text, AuthError>), Problem> {
         let (deployed, rest) = self.find(parts)?;
+        let caller = self.auth.authenticate(&parts.headers);
+        // Who may call nothing opens nothing. But a page of another origin can read that only as the app allows, and
+        // asks that beforehand without saying who it is.
+        let is_asked_first = parts.method == Method::OPTIONS || deployed.has_cors();
+        if !is_asked_first && deployed.if_open().is_none() {
+            caller.as_ref().map_err(Clone::clone)?;
+        }
         match deployed.app().await {
-            Ok(app) => Ok((app, rest)),
+            Ok(app) => Ok((app, rest, caller)),
             // Why is the operator's to know.
             Err(NotServed::Unavailable(_)) => {
                 Err(APP_UNAVAILABLE.detail(format!("app `{}` can't be opened", deployed.name())))
+            }
+            Err(NotServed::Full(_)) => {
+                let detail = "other apps take all of the node's places for open apps";
+                Err(OVERLOADED.detail(detail).retry_after(Duration::from_secs(1)))
             }
             Err(NotServed::Removed) => Err(unknown(deployed.name())),
             Err(NotServed::ShuttingDown) => {
@@ -184,13 +198,13 @@ impl DataPlane {
         parts: &Parts,
         body: RequestBody,
         origin: &Origin,
-        started: Instant,
+        (started, caller): (Instant, Result<Text, AuthError>),
     ) -> Result<Reply, Problem> {
         if !route.takes(&parts.method) {
             let detail = format!("{} is not for this path", parts.method);
             return Err(METHOD_NOT_ALLOWED.detail(detail).allow(route.methods()));
         }
-        let actor = self.auth.authenticate(&parts.headers)?;
+        let actor = caller?;
         let manifest = &app.manifest();
         let call = Call { app, manifest, actor, is_operator: false, parts, started };
         match route {
@@ -245,8 +259,8 @@ impl Plane for DataPlane {
     async fn answer(&self, request: Request<RequestBody>) -> Reply {
         let started = Instant::now();
         let (mut parts, body) = request.into_parts();
-        let (app, path) = match self.select(&parts).await {
-            Ok((app, path)) => (app, path.to_owned()),
+        let (app, path, caller) = match self.select(&parts).await {
+            Ok((app, path, caller)) => (app, path.to_owned(), caller),
             Err(problem) => {
                 self.metrics.request(RouteLabel::Other, problem.status(), started.elapsed());
                 return problem.into_reply();
@@ -271,14 +285,14 @@ impl Plane for DataPlane {
                 if asks_us {
                     cors::preflight(&origin, cors, &functions::allow(&methods))
                 } else {
-                    self.function(&app, &path, &mut parts, body, &origin)
+                    self.function(&app, &path, &mut parts, body, &origin, caller)
                         .await
                         .unwrap_or_else(Problem::into_reply)
                 }
             }
             Some(route) if parts.method == Method::OPTIONS => cors::preflight(&origin, cors, route.methods()),
             Some(route) => self
-                .route(&app, route, &parts, body, &origin, started)
+                .route(&app, route, &parts, body, &origin, (started, caller))
                 .await
                 .unwrap_or_else(Problem::into_reply),
         };

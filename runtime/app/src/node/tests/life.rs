@@ -229,7 +229,9 @@ fn whoever_comes_while_an_app_is_being_closed_is_served() {
         let kept = Kept::new();
         let accepted = Arc::new(AtomicU32::new(0));
         in_one_life(async {
-            let fixture = kept.open_with(NodeOptions { idle: Duration::from_millis(8) }).await;
+            let fixture = kept
+                .open_with(NodeOptions { idle: Duration::from_millis(8), ..NodeOptions::default() })
+                .await;
             fixture.deploy().await.unwrap();
             let clients = (0..3).map(|client| {
                 let (deployed, accepted) = (fixture.deployed(), accepted.clone());
@@ -272,7 +274,9 @@ fn deployments_and_removals_while_an_app_is_opened_and_closed_leave_it_whole() {
     for seed in first..first + 60 {
         let kept = Kept::new();
         in_one_life(async {
-            let fixture = kept.open_with(NodeOptions { idle: Duration::from_millis(8) }).await;
+            let fixture = kept
+                .open_with(NodeOptions { idle: Duration::from_millis(8), ..NodeOptions::default() })
+                .await;
             fixture.deploy().await.unwrap();
             let clients = (0..3).map(|client| {
                 let node = fixture.node.clone();
@@ -374,4 +378,92 @@ impl Dice {
         self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (self.0 >> 33) % below
     }
+}
+
+/// A node with places for so many open apps, on which these are deployed, each used a second after the one before it.
+async fn with_places(open: usize, apps: &[&'static str]) -> Fixture {
+    let fixture = Kept::new().open_with(NodeOptions { open, ..NodeOptions::default() }).await;
+    for app in apps {
+        fixture.deploy_as(app).await.unwrap();
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    fixture
+}
+
+impl Fixture {
+    async fn deploy_as(&self, app: &'static str) -> Result<u64, DeployError> {
+        let mut bundle = bundle();
+        let manifest = MANIFEST.replace("\"bank\"", &format!("\"{app}\"")).replace("bank.example", app);
+        bundle.files.insert("ebb.toml".into(), manifest.into());
+        let name = AppName::new(app).unwrap();
+        self.node.deploy(&name, bundle, None, "ann").await.map(|deployment| deployment.number)
+    }
+
+    async fn use_of(&self, app: &str) -> Result<Arc<App>, NotServed> {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        self.node.deployed_app(app).unwrap().app().await
+    }
+
+    fn open_apps(&self) -> Vec<String> {
+        let open = self.node.apps().into_iter().filter(|app| app.if_open().is_some());
+        open.map(|app| app.name().to_string()).collect()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_app_that_was_used_longest_ago_makes_room_for_one_more() {
+    let fixture = with_places(2, &["a", "b"]).await;
+    assert_eq!(fixture.open_apps(), ["a", "b"]);
+    drop(fixture.use_of("a").await.unwrap());
+    fixture.deploy_as("c").await.unwrap();
+    assert_eq!(fixture.open_apps(), ["a", "c"]);
+    drop(fixture.use_of("b").await.unwrap());
+    assert_eq!(fixture.open_apps(), ["b", "c"]);
+    drop(fixture.use_of("b").await.unwrap());
+    drop(fixture.use_of("a").await.unwrap());
+    assert_eq!(fixture.open_apps(), ["a", "b"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn where_all_open_apps_are_in_use_one_more_is_told_so_and_is_opened_when_one_is_free() {
+    let fixture = with_places(2, &["a", "b", "c"]).await;
+    let (a, b) = (fixture.use_of("a").await.unwrap(), fixture.use_of("b").await.unwrap());
+    assert_eq!(fixture.use_of("c").await.err(), Some(NotServed::Full(2)));
+    assert!(matches!(fixture.deploy_as("d").await, Err(DeployError::Full(2))));
+    assert_eq!(fixture.open_apps(), ["a", "b"], "nobody lost theirs");
+    let callers = (0..100).map(|_| {
+        let c = fixture.node.deployed_app("c").unwrap();
+        tokio::spawn(async move { c.app().await.map(drop) })
+    });
+    let began = tokio::time::Instant::now();
+    for told in callers.collect::<Vec<_>>() {
+        assert_eq!(told.await.unwrap(), Err(NotServed::Full(2)));
+    }
+    assert!(began.elapsed() < Duration::from_secs(3), "they wait for one place, not one behind the other");
+    drop(a);
+    drop(fixture.use_of("c").await.unwrap());
+    assert_eq!(fixture.open_apps(), ["b", "c"]);
+    drop(b);
+    fixture.deploy_as("d").await.unwrap();
+    fixture.node.shutdown().await;
+}
+
+#[test]
+fn what_a_crash_left_is_finished_also_where_there_are_more_apps_than_places() {
+    let kept = Kept::new();
+    kept.projection.gate().set_open(false);
+    in_one_life(async {
+        let fixture = kept.open().await;
+        for app in ["a", "b", "c"] {
+            fixture.deploy_as(app).await.unwrap();
+            open_account(&fixture.use_of(app).await.unwrap(), "1").await;
+        }
+    });
+    assert_eq!(kept.counted(), 0);
+    kept.projection.gate().set_open(true);
+    in_one_life(async {
+        let fixture = kept.open_with(NodeOptions { open: 1, ..NodeOptions::default() }).await;
+        fixture.until(|| kept.counted() == 3).await;
+        fixture.until(|| fixture.open_apps().len() == 1).await;
+    });
 }

@@ -121,7 +121,7 @@ impl Kept {
     }
 
     async fn open(&self) -> Fixture {
-        self.open_with(NodeOptions { idle: IDLE }).await
+        self.open_with(NodeOptions { idle: IDLE, ..NodeOptions::default() }).await
     }
 
     async fn open_with(&self, options: NodeOptions) -> Fixture {
