@@ -17,6 +17,10 @@ const MEMORY_RESERVATION: u64 = 4 << 30;
 /// `pagemap_scan` only those that the guest has written, which is cheaper than the page faults that come with fresh
 /// pages. Small guests write no more than this. Decision 0041 has the figures.
 const KEEP_RESIDENT: usize = 128 << 10;
+/// Bytes of a call's stack that are zeroed in place, and stay; what lies below goes back to the system. Calls of usual
+/// depth use no more, and a fresh instance takes 0.7 us longer for it. Without it, whatever once recursed keeps its
+/// 256 KiB for ever, in each of a thousand stacks. Decision 0072 has the figures.
+const STACK_RESIDENT: usize = 16 << 10;
 /// Slots beyond those in use that keep the mapping of their last module, and their pages, for as long as the node
 /// runs: 2 MiB at most. What other slots keep, [`sweep`](crate::sweep) gives back.
 const WARM_SLOTS: u32 = 16;
@@ -69,7 +73,11 @@ fn config(pooled_instances: Option<u32>) -> Config {
         // `features` refuses modules of the deterministic worlds that do.
         .wasm_component_model_async(true);
 
-    config.epoch_interruption(true).max_wasm_stack(WASM_STACK).async_stack_size(CALL_STACK);
+    config
+        .epoch_interruption(true)
+        .max_wasm_stack(WASM_STACK)
+        .async_stack_size(CALL_STACK)
+        .async_stack_zeroing(true);
     config.memory_init_cow(true);
     match pooled_instances {
         Some(instances) => {
@@ -102,7 +110,8 @@ fn pool(instances: u32) -> PoolingAllocationConfig {
         .max_unused_warm_slots(WARM_SLOTS)
         .linear_memory_keep_resident(KEEP_RESIDENT)
         .pagemap_scan(Enabled::Auto)
-        .table_keep_resident(64 << 10);
+        .table_keep_resident(64 << 10)
+        .async_stack_keep_resident(STACK_RESIDENT);
     pool
 }
 

@@ -47,38 +47,46 @@ pub(crate) fn sweep(engine: &Engine) {
 /// What the allocator keeps of a burst: some 50 KB for each call that was under way, and more where calls were large.
 #[derive(Debug, Default)]
 pub(crate) struct Heap {
-    /// Bytes that were free in it after the last trim, most of them given back.
-    trimmed: AtomicUsize,
+    /// Bytes of this process that were in memory, and in no file, when it was last trimmed, or fewer since.
+    least: AtomicUsize,
 }
 
 impl Heap {
-    /// Makes the allocator give free pages back, if there are many more than when it last did. Takes milliseconds.
+    /// Makes the allocator give free pages back, if the process has many more of its own than when it last did. Takes
+    /// milliseconds. It is judged by what is in memory, since the allocator counts as free also what it gave back: by
+    /// its own figures, a second burst as large as the first leaves nothing behind.
     pub(crate) fn trim_if_worth_it(&self) {
-        if heap::free() > self.trimmed.load(Ordering::Relaxed) + WORTH_IT {
-            heap::trim();
-            self.trimmed.store(heap::free(), Ordering::Relaxed);
+        let Some(resident) = heap::resident() else { return };
+        if resident <= self.least.fetch_min(resident, Ordering::Relaxed).saturating_add(WORTH_IT) {
+            return;
         }
+        heap::trim();
+        self.least.store(heap::resident().unwrap_or(resident), Ordering::Relaxed);
     }
 }
 
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
-#[expect(unsafe_code, reason = "no other way to ask the allocator of the C library")]
 mod heap {
-    pub(super) fn free() -> usize {
-        // SAFETY: it may be called at any time, by any thread: it takes the locks of the arenas, and only counts.
-        unsafe { libc::mallinfo2() }.fordblks
+    pub(super) fn resident() -> Option<usize> {
+        // Pages: all, in memory, of these those of files, and more.
+        let text = std::fs::read_to_string("/proc/self/statm").ok()?;
+        let mut pages = text.split(' ').skip(1).map_while(|pages| pages.parse::<usize>().ok());
+        let own = pages.next()?.checked_sub(pages.next()?)?;
+        Some(own * rustix::param::page_size())
     }
 
+    #[expect(unsafe_code, reason = "no other way to ask the allocator of the C library")]
     pub(super) fn trim() {
-        // SAFETY: likewise; it gives back pages that hold nothing.
+        // SAFETY: it may be called at any time, by any thread: it takes the locks of the arenas, and gives back pages
+        // that hold nothing.
         unsafe { libc::malloc_trim(0) };
     }
 }
 
 #[cfg(not(all(target_os = "linux", target_env = "gnu")))]
 mod heap {
-    pub(super) fn free() -> usize {
-        0
+    pub(super) fn resident() -> Option<usize> {
+        None
     }
 
     pub(super) fn trim() {}
@@ -120,6 +128,34 @@ fn let_go(slot: *mut u8) -> rustix::io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// So many pieces that only an arena holds, each of a page, written.
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    fn burst() {
+        let pieces: Vec<_> = (0..32 << 10).map(|_| Box::new([1_u8; 4 << 10])).collect();
+        // What is left at the end keeps the arena from shrinking by itself.
+        let last = pieces.into_iter().next_back();
+        std::mem::forget(last);
+    }
+
+    #[test]
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    fn the_heap_goes_back_after_each_of_several_bursts() {
+        let heap = Heap::default();
+        heap.trim_if_worth_it();
+        let before = heap::resident().unwrap();
+        for number in 1..=3 {
+            burst();
+            let kept = heap::resident().unwrap();
+            assert!(kept > before + (64 << 20), "burst {number} leaves nothing: {kept}");
+            heap.trim_if_worth_it();
+            let after = heap::resident().unwrap();
+            assert!(
+                after < before + (32 << 20),
+                "burst {number}: {before} before, {kept} kept, {after} after"
+            );
+        }
+    }
 
     #[test]
     fn the_broom_is_a_module_with_a_memory_and_nothing_else() {

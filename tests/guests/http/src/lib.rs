@@ -32,6 +32,12 @@ impl Guest for Function {
                 answer(out, (CALLS.fetch_add(1, Ordering::Relaxed) + 1).to_string().as_bytes());
             }
             "ticks" => ticks(out, number()),
+            "work" => {
+                // So many thousand steps that depend on one another: a call that computes, and ends.
+                let steps = 0..number() * 1000;
+                let mixed = steps.fold(1_u64, |mixed, step| std::hint::black_box(mixed.wrapping_mul(31) ^ step));
+                answer(out, mixed.to_string().as_bytes());
+            }
             "trailers" => {
                 let (body, stream) = begin(out, 200, &[]);
                 write(&stream, b"see below").ok();
@@ -116,6 +122,15 @@ impl Guest for Function {
                     kept.push(vec![1_u8; 1 << 20]);
                     std::hint::black_box(&kept);
                 }
+            }
+            "storm" => loop {
+                // Calls of the host, each of which leaves nothing behind.
+                drop(Fields::new());
+            },
+            "deep" => answer(out, descend(0).to_string().as_bytes()),
+            "shout" => {
+                let value = vec![b'a'; number() as usize];
+                let (_body, _stream) = begin(out, 200, &[("x-shout", &value)]);
             }
             "leak" => {
                 for _ in 0..number() {
@@ -235,6 +250,12 @@ fn ticks(out: ResponseOutparam, count: u64) {
 
 fn sleep(nanos: u64) {
     wasip2::clocks::monotonic_clock::subscribe_duration(nanos).block();
+}
+
+#[expect(unconditional_recursion, reason = "that is what it is for")]
+fn descend(depth: u64) -> u64 {
+    let here = std::hint::black_box([depth; 64]);
+    descend(here[0] + 1) + std::hint::black_box(here)[63]
 }
 
 fn spin() -> ! {
