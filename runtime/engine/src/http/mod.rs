@@ -72,7 +72,8 @@ impl Http {
         let (sender, receiver) = oneshot::channel();
         let ending = Ending::new(self.pool.function().spec.limits.wall);
         let (pool, max_response, its_ending) = (self.pool.clone(), self.max_response, ending.clone());
-        let task = tokio::spawn(async move {
+        // Boxed: a task moves its future when it is made and at each change of its state, and this one is kilobytes.
+        let task = tokio::spawn(Box::pin(async move {
             let function = pool.function();
             let tab = Tab::traced(trace);
             let driven = async {
@@ -87,7 +88,7 @@ impl Http {
                 tracing::debug!(app = &*spec.app, function = &*spec.function, %error, "a call failed");
             }
             ended
-        });
+        }));
         let running = Running::new(task);
         match receiver.await {
             Ok(Ok(response)) => Ok(response
