@@ -1,9 +1,9 @@
 //! Commands over HTTP on the real binary, beside a native axum handler that appends the same event through the same log.
 
-use crate::http::{Load, load};
+use crate::figures::{Figure, measure};
+use crate::http::Requests;
 use crate::log::{commit, open};
 use crate::node::{Server, repository, run};
-use crate::{RUNS, SPAN, cpu_seconds, median, row};
 use axum::Router;
 use axum::extract::{Path, State};
 use axum::routing::post;
@@ -14,37 +14,20 @@ use ebb_domain::port::storage::Storage;
 use ebb_domain::stream::StreamId;
 use std::io::Write as _;
 use std::sync::Arc;
-use std::time::Duration;
 
 const CLIENTS: usize = 64;
 const STREAMS: u64 = 4096;
 const BODY: &str = "{\"amount\":1}";
 
-/// A figure of the table, and what its runs gave.
-struct Figure<'a> {
-    what: &'static str,
-    server: &'a Server,
-    clients: usize,
-    path: fn(usize, u64) -> String,
-    /// The figure that it is set against, by its place in the table.
-    against: Option<usize>,
-    runs: Vec<Run>,
-}
-
-struct Run {
-    rate: f64,
-    p50: f64,
-    p99: f64,
-    cpu: f64,
-    failed: u64,
-}
-
-fn many(client: usize, request: u64) -> String {
-    format!("/commands/account/{}/deposit", (request * 64 + client as u64) % STREAMS)
-}
-
-fn hot(_: usize, _: u64) -> String {
-    "/commands/account/7/deposit".into()
+fn deposits(account: impl Fn(usize, u64) -> u64 + Send + Sync + 'static) -> Requests {
+    Arc::new(move |client, request| {
+        let account = account(client, request);
+        Bytes::from(format!(
+            "POST /commands/account/{account}/deposit HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n\
+             content-length: {}\r\n\r\n{BODY}",
+            BODY.len()
+        ))
+    })
 }
 
 pub async fn all(ebb: &str) {
@@ -57,61 +40,21 @@ pub async fn all(ebb: &str) {
     ours.deploy(ebb, &repository("guest-examples/bank")).await;
     open_accounts(ebb, &ours, &path("open.ndjson")).await;
 
-    let figure =
-        |what, server, clients, path, against| Figure { what, server, clients, path, against, runs: vec![] };
-    let mut figures: [Figure<'_>; 5] = [
-        figure("native axum handler, same log", &native, CLIENTS, many, None),
-        figure("ebb, wasm command module", &ours, CLIENTS, many, Some(0)),
-        figure("ebb, one hot stream", &ours, CLIENTS, hot, Some(1)),
-        figure("native axum handler, alone", &native, 1, many, None),
-        figure("ebb, alone", &ours, 1, many, Some(3)),
-    ];
-    for figure in &figures {
-        load(&figure.server.address, figure.clients, Duration::from_secs(1), BODY, figure.path).await;
-    }
-    // In turn, so that what else the machine does meets all of them.
-    for _ in 0..RUNS {
-        for figure in &mut figures {
-            let before = cpu_seconds(figure.server.pid);
-            let run = load(&figure.server.address, figure.clients, SPAN, BODY, figure.path).await;
-            let cpu = cpu_seconds(figure.server.pid) - before;
-            figure.runs.push(Run::of(run, cpu));
-        }
-    }
-    let of = |figure: &Figure<'_>, value: fn(&Run) -> f64| median(figure.runs.iter().map(value).collect());
-    for figure in &figures {
-        let rate = of(figure, |run| run.rate);
-        let against = figure.against.map_or_else(String::new, |other| {
-            let other = &figures[other];
-            let ratios = figure.runs.iter().zip(&other.runs).map(|(run, other)| run.rate / other.rate);
-            format!("{:.2} x `{}`; ", median(ratios.collect()), other.what)
-        });
-        let (p50, p99) = (of(figure, |run| run.p50), of(figure, |run| run.p99));
-        let (cpu, failed) =
-            (of(figure, |run| run.cpu), figure.runs.iter().map(|run| run.failed).sum::<u64>());
-        row(
-            figure.what,
-            rate,
-            "commands/s",
-            &format!(
-                "{against}p50 {p50:.0} us, p99 {p99:.0} us, {cpu:.1} us CPU of the server each, {failed} not 200"
-            ),
-        );
-    }
+    let many = deposits(|client, request| (request * 64 + client as u64) % STREAMS);
+    let hot = deposits(|_, _| 7);
+    measure(
+        "commands/s",
+        &mut [
+            Figure::new("native axum handler, same log", &native, CLIENTS, &many),
+            Figure::new("ebb, wasm command module", &ours, CLIENTS, &many).against(0),
+            Figure::new("ebb, one hot stream", &ours, CLIENTS, &hot).against(1),
+            Figure::new("native axum handler, alone", &native, 1, &many),
+            Figure::new("ebb, alone", &ours, 1, &many).against(3),
+        ],
+    )
+    .await;
     native.kill().await;
     ours.kill().await;
-}
-
-impl Run {
-    fn of(mut load: Load, cpu: f64) -> Self {
-        Self {
-            rate: load.rate(),
-            p50: load.times.percentile(50.0).as_secs_f64() * 1e6,
-            p99: load.times.percentile(99.0).as_secs_f64() * 1e6,
-            cpu: cpu * 1e6 / load.times.len() as f64,
-            failed: load.failed,
-        }
-    }
 }
 
 /// Accounts are opened before anything is measured.

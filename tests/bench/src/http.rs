@@ -1,6 +1,8 @@
 //! A load generator that costs little: keep-alive HTTP/1.1 over raw sockets, one request at a time on each.
 
+use bytes::Bytes;
 use serde_json::Value;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -64,15 +66,24 @@ impl Client {
             "{method} {path} HTTP/1.1\r\nhost: localhost\r\n{headers}content-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
             body.len()
         );
-        self.socket.write_all(head.as_bytes()).await.expect("a write");
+        self.exchange(head.as_bytes()).await
+    }
+
+    /// Sends a request as it is, and reads its answer to the end; tells the length of its head.
+    pub async fn exchange(&mut self, request: &[u8]) -> usize {
+        self.socket.write_all(request).await.expect("a write");
         self.buffer.clear();
+        let mut framing = None;
         loop {
-            if let Some(head) = self.buffer.windows(4).position(|window| window == b"\r\n\r\n") {
-                let text = String::from_utf8_lossy(&self.buffer[..head]).to_ascii_lowercase();
-                let length = header(&text, "content-length").and_then(|length| length.parse().ok());
-                if self.buffer.len() >= head + 4 + length.unwrap_or(0_usize) {
-                    return head + 4;
-                }
+            if framing.is_none()
+                && let Some(head) = self.buffer.windows(4).position(|window| window == b"\r\n\r\n")
+            {
+                framing = Some((head + 4, Framing::of(&self.buffer[..head])));
+            }
+            if let Some((head, framing)) = framing
+                && framing.is_whole(&self.buffer[head..])
+            {
+                return head;
             }
             let read = self.socket.read_buf(&mut self.buffer).await.expect("an answer");
             assert!(
@@ -80,6 +91,38 @@ impl Client {
                 "the connection ended within an answer: {}",
                 String::from_utf8_lossy(&self.buffer)
             );
+        }
+    }
+
+    /// Whether the last answer was a 200.
+    pub fn is_ok(&self) -> bool {
+        self.buffer.starts_with(b"HTTP/1.1 200")
+    }
+}
+
+/// How an answer says where it ends.
+#[derive(Clone, Copy)]
+enum Framing {
+    Length(usize),
+    Chunks,
+}
+
+impl Framing {
+    fn of(head: &[u8]) -> Self {
+        let head = String::from_utf8_lossy(head).to_ascii_lowercase();
+        match header(&head, "transfer-encoding") {
+            Some(_) => Self::Chunks,
+            None => Self::Length(
+                header(&head, "content-length").and_then(|length| length.parse().ok()).unwrap_or(0),
+            ),
+        }
+    }
+
+    /// One request at a time is under way: what comes is of its answer.
+    fn is_whole(self, body: &[u8]) -> bool {
+        match self {
+            Self::Length(length) => body.len() >= length,
+            Self::Chunks => body == b"0\r\n\r\n" || body.ends_with(b"\r\n0\r\n\r\n"),
         }
     }
 }
@@ -121,22 +164,28 @@ impl Load {
     }
 }
 
-/// Posts `body` to what `path(client, request)` gives, from so many clients, for so long.
-pub async fn load<P>(address: &str, clients: usize, span: Duration, body: &'static str, path: P) -> Load
-where
-    P: Fn(usize, u64) -> String + Copy + Send + 'static,
-{
+/// What a client, of so many, sends as its n-th request.
+pub type Requests = Arc<dyn Fn(usize, u64) -> Bytes + Send + Sync>;
+
+/// The same request again and again.
+pub fn always(request: impl Into<Bytes>) -> Requests {
+    let request = request.into();
+    Arc::new(move |_, _| request.clone())
+}
+
+/// Sends requests from so many clients, for so long.
+pub async fn load(address: &str, clients: usize, span: Duration, requests: &Requests) -> Load {
     let start = Instant::now();
     let tasks = (0..clients).map(|number| {
-        let address = address.to_owned();
+        let (address, requests) = (address.to_owned(), requests.clone());
         tokio::spawn(async move {
             let mut client = Client::connect(&address).await;
             let (mut times, mut failed, mut request) = (Times::default(), 0_u64, 0_u64);
             while start.elapsed() < span {
-                let path = path(number, request);
+                let bytes = requests(number, request);
                 let sent = Instant::now();
-                client.send("POST", &path, "", body).await;
-                if !client.buffer.starts_with(b"HTTP/1.1 200") {
+                client.exchange(&bytes).await;
+                if !client.is_ok() {
                     failed += 1;
                 }
                 times.push(sent.elapsed());

@@ -2,13 +2,17 @@
 //!
 //!     ebb-bench [--pin] WHAT EBB
 //!
-//! where WHAT is `log`, `appends`, `open [EVENTS]`, `commands`, `projections [EVENTS]`, `year FILE.ndjson`, `empty`, or `all`.
+//! where WHAT is `log`, `appends`, `open [EVENTS]`, `commands`, `functions WASMTIME`, `cold`, `fairness`,
+//! `projections [EVENTS]`, `year FILE.ndjson`, `empty`, or `all`.
 //!
 //! Rates and percentiles are medians of three runs, of what is compared in turn; the rows of `open`, `year` and `empty` are of one. What is
 //! compared does the same work as durably: a group is one fsync, and nobody is answered before it.
 
+mod cold;
 mod commands;
 mod cores;
+mod figures;
+mod functions;
 mod http;
 mod log;
 mod node;
@@ -22,7 +26,7 @@ use std::time::Duration;
 pub const SPAN: Duration = Duration::from_secs(4);
 /// Measurements of one figure.
 pub const RUNS: usize = 3;
-const USAGE: &str = "usage: ebb-bench [--pin] log | appends | open [EVENTS] | commands | projections [EVENTS] | year FILE.ndjson | empty | all EBB";
+const USAGE: &str = "usage: ebb-bench [--pin] log | appends | open [EVENTS] | commands | functions WASMTIME | cold | fairness | projections [EVENTS] | year FILE.ndjson | empty | all EBB";
 
 fn main() {
     let mut arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -35,6 +39,7 @@ fn main() {
     match arguments.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
         // What the measurements below start.
         ["write", folder, events] => return log::write(&runtime, folder.as_ref(), number(events)),
+        ["hello"] => return runtime.block_on(functions::native()),
         ["native", folder] => return runtime.block_on(commands::native(folder.as_ref())),
         what => {
             machine();
@@ -44,6 +49,9 @@ fn main() {
                 ["open", _] => log::open_again(&runtime, 10_000_000),
                 ["open", events, _] => log::open_again(&runtime, number(events)),
                 ["commands", ebb] => runtime.block_on(commands::all(ebb)),
+                ["functions", wasmtime, ebb] => runtime.block_on(functions::throughput(ebb, wasmtime)),
+                ["cold", ebb] => runtime.block_on(cold::all(ebb)),
+                ["fairness", ebb] => runtime.block_on(functions::fairness(ebb)),
                 ["projections", ebb] => runtime.block_on(projections::all(ebb, 1_000_000)),
                 ["projections", events, ebb] => runtime.block_on(projections::all(ebb, number(events))),
                 ["year", commands, ebb] => runtime.block_on(year::all(ebb, commands)),

@@ -5,8 +5,8 @@ use serde_json::Value;
 use std::path::Path;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
-use tokio::io::{AsyncBufReadExt, BufReader, Lines};
-use tokio::process::{Child, ChildStdout, Command};
+use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
+use tokio::process::{Child, Command};
 
 /// A folder of this repository.
 pub fn repository(path: &str) -> std::path::PathBuf {
@@ -16,8 +16,6 @@ pub fn repository(path: &str) -> std::path::PathBuf {
 /// A server to measure.
 pub struct Server {
     child: Child,
-    /// Kept open: a server whose stdout has no reader would fail in writing to it.
-    _stdout: Lines<BufReader<ChildStdout>>,
     /// The address of its data plane.
     pub address: String,
     /// The address of its control plane, if it has one.
@@ -30,31 +28,77 @@ pub struct Server {
 impl Server {
     /// Starts a program, on the cores that are left for servers, and waits for its line with `http=` and `control=`.
     pub async fn start(program: &str, arguments: &[&str]) -> Self {
+        Self::start_with(program, arguments, &[]).await
+    }
+
+    async fn start_with(program: &str, arguments: &[&str], env: &[(&str, &str)]) -> Self {
         let mut command = crate::cores::server_command(program);
+        command.args(arguments).envs(env.iter().copied()).stdout(Stdio::piped()).stderr(Stdio::null());
+        Self::ready(
+            command,
+            |child| Box::new(child.stdout.take().expect("stdout")),
+            |line| {
+                let part = |key: &str| {
+                    let rest = line.split(&format!("{key}=http://")).nth(1)?;
+                    rest.split(' ').next().map(str::to_owned)
+                };
+                Some((part("http")?, part("control").unwrap_or_default()))
+            },
+        )
+        .await
+    }
+
+    /// Starts `wasmtime serve` with a component.
+    pub async fn wasmtime(wasmtime: &str, options: &[&str], module: &Path) -> Self {
+        let mut command = crate::cores::server_command(wasmtime);
+        command
+            .args(["serve", "-Scli,http,p3", "-Wcomponent-model-async", "--addr", "127.0.0.1:0"])
+            .args(options)
+            .arg(module)
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped());
+        Self::ready(
+            command,
+            |child| Box::new(child.stderr.take().expect("stderr")),
+            |line| {
+                let address = line.split("http://").nth(1)?;
+                Some((address.trim_end_matches('/').to_owned(), String::new()))
+            },
+        )
+        .await
+    }
+
+    /// Waits for the line in which a server says its addresses.
+    async fn ready(
+        mut command: Command,
+        talks: impl FnOnce(&mut Child) -> Box<dyn AsyncRead + Unpin + Send>,
+        addresses: impl Fn(&str) -> Option<(String, String)>,
+    ) -> Self {
         let started = Instant::now();
-        let mut child = command
-            .args(arguments)
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .kill_on_drop(true)
-            .spawn()
-            .expect("the server starts");
-        let mut lines = BufReader::new(child.stdout.take().expect("stdout")).lines();
-        let line = lines.next_line().await.expect("a line").expect("the ready line");
-        let ready = started.elapsed();
-        let part = |key: &str| {
-            let rest = line.split(&format!("{key}=http://")).nth(1);
-            rest.and_then(|rest| rest.split(' ').next()).unwrap_or_default().to_owned()
+        let mut child = command.kill_on_drop(true).spawn().expect("the server starts");
+        let mut lines = BufReader::new(talks(&mut child)).lines();
+        let (address, control) = loop {
+            let line = lines.next_line().await.expect("a line").expect("the ready line");
+            if let Some(addresses) = addresses(&line) {
+                break addresses;
+            }
         };
-        let pid = child.id().expect("a process");
-        Self { child, _stdout: lines, address: part("http"), control: part("control"), pid, ready }
+        let (pid, ready) = (child.id().expect("a process"), started.elapsed());
+        // A server that nobody listens to would fail, or stop, in talking.
+        tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
+        Self { child, address, control, pid, ready }
     }
 
     /// Starts `ebb serve` on a data folder.
     pub async fn ebb(ebb: &str, data: &Path) -> Self {
+        Self::ebb_with(ebb, data, &[]).await
+    }
+
+    /// The same, with settings from the environment.
+    pub async fn ebb_with(ebb: &str, data: &Path, env: &[(&str, &str)]) -> Self {
         let data = data.to_str().expect("UTF-8");
-        Self::start(ebb, &["serve", "--http", "127.0.0.1:0", "--control", "127.0.0.1:0", "--data", data])
-            .await
+        let arguments = ["serve", "--http", "127.0.0.1:0", "--control", "127.0.0.1:0", "--data", data];
+        Self::start_with(ebb, &arguments, env).await
     }
 
     /// Deploys an app from its folder.
