@@ -85,8 +85,15 @@ impl NodeBuilder {
             std::fs::write(home.path().join(name), text).expect("a file");
         }
         let nowhere = Client::new("http://127.0.0.1:1");
-        let mut node =
-            Node { process: None, data: nowhere.clone(), control: nowhere, home, settings: self, life: 0 };
+        let mut node = Node {
+            process: None,
+            data: nowhere.clone(),
+            control: nowhere,
+            scaler: None,
+            home,
+            settings: self,
+            life: 0,
+        };
         node.start().await;
         node
     }
@@ -100,6 +107,7 @@ pub struct Node {
     pub data: Client,
     /// The control plane.
     pub control: Client,
+    scaler: Option<String>,
     home: TempDir,
     settings: NodeBuilder,
     life: u32,
@@ -173,10 +181,11 @@ impl Node {
         if !is_ready {
             return Err(line);
         }
-        let address = |name: &str| {
-            let value = line.split_whitespace().find_map(|word| word.strip_prefix(name)?.strip_prefix('='));
-            Client::new(value.unwrap_or_else(|| panic!("no {name}= in `{line}`")))
-        };
+        let said =
+            |name: &str| line.split_whitespace().find_map(|word| word.strip_prefix(name)?.strip_prefix('='));
+        let address =
+            |name: &str| Client::new(said(name).unwrap_or_else(|| panic!("no {name}= in `{line}`")));
+        self.scaler = said("scaler").map(str::to_owned);
         (self.data, self.control) = (address("http"), address("control"));
         Ok(started.elapsed())
     }
@@ -288,6 +297,15 @@ impl Node {
     #[must_use]
     pub fn log_path(&self) -> PathBuf {
         self.home.path().join("node.log")
+    }
+
+    /// Where KEDA finds the scaler of a node that has one: `HOST:PORT`.
+    ///
+    /// # Panics
+    /// It has none.
+    #[must_use]
+    pub fn scaler(&self) -> String {
+        self.scaler.clone().expect("the node has a scaler")
     }
 
     /// An app's data plane.

@@ -9,7 +9,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 /// Somebody else's server, which takes events.
-struct Collector {
+pub(crate) struct Collector {
     address: String,
     taken: Arc<Mutex<Vec<Value>>>,
     /// What is answered about a stream, where it is not 200.
@@ -17,7 +17,7 @@ struct Collector {
 }
 
 impl Collector {
-    async fn open() -> Self {
+    pub(crate) async fn open() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let (taken, moods) =
@@ -31,11 +31,11 @@ impl Collector {
         Self { address, taken, moods }
     }
 
-    fn answers(&self, stream: &str, status: u16) {
+    pub(crate) fn answers(&self, stream: &str, status: u16) {
         self.moods.lock().unwrap().insert(stream.to_owned(), status);
     }
 
-    fn is_mended(&self) {
+    pub(crate) fn is_mended(&self) {
         self.moods.lock().unwrap().clear();
     }
 
@@ -86,7 +86,7 @@ async fn serve(
 }
 
 /// The bank, with a function that tells the collector of deposits and withdrawals.
-fn telling(collector: &Collector) -> App {
+pub(crate) fn telling(collector: &Collector) -> App {
     let address = &collector.address;
     let function = format!(
         r#"[function.tell]

@@ -6,7 +6,7 @@ use http::Method;
 use std::time::{Duration, Instant};
 
 /// `tests/guests/http` and `http3` behind routes of every kind.
-fn app() -> App {
+pub(crate) fn app() -> App {
     App::new(
         r#"[app]
 name = "functions"

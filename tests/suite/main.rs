@@ -26,6 +26,7 @@ mod projections;
 mod raw;
 mod reads;
 mod replay;
+mod scaling;
 mod secrets;
 mod siege;
 mod support;

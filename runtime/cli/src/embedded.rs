@@ -50,7 +50,9 @@ impl Signals {
 /// The one line that a script waits for.
 pub(crate) fn ready_line(server: &Server, config: &Config) -> String {
     let (http, control) = (server.http_address(), server.control_address());
-    format!("ebb ready http=http://{http} control=http://{control} data={}", config.data.display())
+    // As KEDA takes it: without a scheme.
+    let scaler = server.scaler_address().map(|address| format!(" scaler={address}")).unwrap_or_default();
+    format!("ebb ready http=http://{http} control=http://{control}{scaler} data={}", config.data.display())
 }
 
 /// Shuts a node down in order. A further signal forces the end: what was acknowledged is on disk already.

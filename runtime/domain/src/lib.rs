@@ -15,6 +15,7 @@ pub mod outbound;
 pub mod port;
 pub mod quantity;
 pub mod route;
+pub mod scaling;
 pub mod schema;
 pub mod stream;
 pub mod text;

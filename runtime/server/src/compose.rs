@@ -3,7 +3,8 @@
 use crate::config::Config;
 use crate::control::{ControlPlane, Functions};
 use crate::data::DataPlane;
-use crate::metrics::Metrics;
+use crate::metrics::{InFlight, Metrics};
+use crate::scaler::{NodeScaling, Scaler};
 use crate::secrets::NodeSecrets;
 use crate::serve::{Port, PortCounts, PortLimits};
 use crate::traces::{TraceCounts, Traces};
@@ -23,7 +24,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-/// Connections of the control port: operators, probes and scrapers.
+/// Connections of the control port: operators, probes and scrapers; and of the scaler's.
 const CONTROL_CONNECTIONS: usize = 256;
 
 /// Why a node did not start.
@@ -32,7 +33,7 @@ pub enum StartError {
     /// An address can't be listened on.
     #[error("`{setting}` {address} can't be listened on: {error}; take another address, or stop who has it")]
     Bind {
-        /// `http.address` or `control.address`.
+        /// `http.address`, `control.address` or `scaler.address`.
         setting: &'static str,
         /// The address.
         address: SocketAddr,
@@ -59,6 +60,7 @@ pub struct Server {
     storage: Arc<DiskStorage>,
     data: Port,
     control: Port,
+    scaler: Option<Port>,
     stop: watch::Sender<bool>,
     keys: JoinHandle<()>,
     traces: Option<Arc<Traces>>,
@@ -75,6 +77,10 @@ impl Server {
         // of being refused.
         let data_listener = bind("http.address", config.http).await?;
         let control_listener = bind("control.address", config.control.address).await?;
+        let scaler_listener = match config.scaler {
+            Some(address) => Some(bind("scaler.address", address).await?),
+            None => None,
+        };
 
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let options =
@@ -110,12 +116,12 @@ impl Server {
             models,
             engine: engine.clone(),
             secrets: Arc::new(NodeSecrets::new(functions.secrets)),
-            clock,
+            clock: clock.clone(),
         };
         let node = Node::open(deps, NodeOptions { idle: config.app_idle, open: config.apps_open }).await?;
 
         let (stop, stopping) = watch::channel(false);
-        let metrics = Arc::new(Metrics::default());
+        let metrics = Arc::new(Metrics::new(config.scaler.map(|_| InFlight::default())));
         let counts = Arc::new(PortCounts::default());
         let header_timeout = config.limits.header_timeout;
         let connections = config.limits.connections;
@@ -137,6 +143,8 @@ impl Server {
             since,
             traces: trace_counts,
         };
+        let source = Arc::new(NodeScaling { node: node.clone(), metrics: metrics.clone() });
+        let scaler = Arc::new(Scaler::new(source, clock, stopping.clone()));
         let control = ControlPlane::new(
             node.clone(),
             data.clone(),
@@ -152,10 +160,17 @@ impl Server {
         let control_limits = PortLimits { connections: CONTROL_CONNECTIONS, header_timeout };
         let control = Port::serve(control_listener, Arc::new(control), control_limits, Arc::default())
             .map_err(serving("control.address", config.control.address))?;
+        let scaler = match scaler_listener.zip(config.scaler) {
+            Some((listener, address)) => {
+                let port = Port::serve(listener, scaler, control_limits, Arc::default());
+                Some(port.map_err(serving("scaler.address", address))?)
+            }
+            None => None,
+        };
         let auth = config.auth;
         let keys = tokio::spawn(async move { auth.keep_fresh().await });
         tracing::info!(http = %data.address, control = %control.address, data = %config.data.display(), "node started");
-        Ok(Self { node, storage, data, control, stop, keys, traces, drain: config.drain })
+        Ok(Self { node, storage, data, control, scaler, stop, keys, traces, drain: config.drain })
     }
 
     /// Where the data plane listens.
@@ -168,6 +183,12 @@ impl Server {
     #[must_use]
     pub fn control_address(&self) -> SocketAddr {
         self.control.address
+    }
+
+    /// Where KEDA's external scaler listens, if there is one.
+    #[must_use]
+    pub fn scaler_address(&self) -> Option<SocketAddr> {
+        self.scaler.as_ref().map(|port| port.address)
     }
 
     /// The node, for whoever embeds it.
@@ -186,6 +207,9 @@ impl Server {
         self.node.shutdown().await;
         if let Some(traces) = self.traces {
             traces.shutdown(Instant::now() + Duration::from_secs(2)).await;
+        }
+        if let Some(scaler) = self.scaler {
+            scaler.drain(Instant::now() + Duration::from_secs(1)).await;
         }
         // Until here it has said 503 to probes, and had metrics.
         self.control.drain(Instant::now() + Duration::from_secs(1)).await;

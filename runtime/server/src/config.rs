@@ -25,6 +25,8 @@ pub struct Config {
     pub http: SocketAddr,
     /// `[control]`: the control plane.
     pub control: ControlConfig,
+    /// `scaler.address`: KEDA's external scaler, if there is to be one. Port 0 picks a free one.
+    pub scaler: Option<SocketAddr>,
     /// `[auth]`: who may call the data plane.
     pub auth: Arc<Authenticator>,
     /// `[limits]`: bounds of the edge.

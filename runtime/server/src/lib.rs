@@ -14,6 +14,7 @@ pub mod fuzz;
 mod http;
 mod logs;
 mod metrics;
+mod scaler;
 mod secrets;
 mod serve;
 pub mod telemetry;

@@ -109,9 +109,47 @@ pub(crate) struct Metrics {
     /// By app, then aggregate.
     commands: RwLock<HashMap<String, HashMap<String, Arc<CommandHistograms>>>>,
     pub(crate) live_streams: AtomicU64,
+    in_flight: Option<InFlight>,
+}
+
+/// Requests that wait for their answers, by app, then function.
+#[derive(Default)]
+pub(crate) struct InFlight(RwLock<HashMap<String, HashMap<String, Arc<AtomicU64>>>>);
+
+/// One request, until it is dropped.
+pub(crate) struct Entered(Arc<AtomicU64>);
+
+impl Drop for Entered {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Relaxed);
+    }
+}
+
+impl InFlight {
+    fn enter(&self, app: &str, function: &str) -> Entered {
+        let known = self.0.read().get(app).and_then(|app| app.get(function)).cloned();
+        let count = known.unwrap_or_else(|| {
+            let mut apps = self.0.write();
+            apps.entry(app.to_owned()).or_default().entry(function.to_owned()).or_default().clone()
+        });
+        count.fetch_add(1, Relaxed);
+        Entered(count)
+    }
+
+    fn count(&self, app: &str, function: Option<&str>) -> u64 {
+        let apps = self.0.read();
+        let functions = apps.get(app).into_iter().flatten();
+        let wanted = functions.filter(|(name, _)| function.is_none_or(|function| function == name.as_str()));
+        wanted.map(|(_, count)| count.load(Relaxed)).sum()
+    }
 }
 
 impl Metrics {
+    /// Requests in flight are counted where somebody scales by them.
+    pub(crate) fn new(in_flight: Option<InFlight>) -> Self {
+        Self { in_flight, ..Self::default() }
+    }
+
     pub(crate) fn request(&self, route: RouteLabel, status: http::StatusCode, took: Duration) {
         let class = match status.as_u16() {
             500.. => 2,
@@ -131,6 +169,16 @@ impl Metrics {
         let app = commands.entry(app.to_owned()).or_default();
         let aggregate = if known < SERIES { aggregate } else { OTHER };
         app.entry(aggregate.to_owned()).or_default()[outcome as usize].observe(took);
+    }
+
+    /// A request begins, and ends when what this gives is dropped. The function must be one that the app has.
+    pub(crate) fn enter(&self, app: &str, function: impl FnOnce() -> String) -> Option<Entered> {
+        self.in_flight.as_ref().map(|in_flight| in_flight.enter(app, &function()))
+    }
+
+    /// How many there are now, of a function or of the whole app.
+    pub(crate) fn in_flight(&self, app: &str, function: Option<&str>) -> u64 {
+        self.in_flight.as_ref().map_or(0, |in_flight| in_flight.count(app, function))
     }
 
     /// Writes what the edge has counted.

@@ -223,7 +223,8 @@ struct Heir {
 impl Heir {
     fn of(folder: &Path) -> Self {
         let script = r#"broker=; while read -r line; do broker="$line"; done
-            [ -z "$broker" ] || kill -KILL "$broker"; rm -rf "$1""#;
+            [ -z "$broker" ] || kill -KILL "$broker"
+            for try in 1 2 3 4 5 6 7 8 9; do rm -rf "$1" && break; sleep 0.1; done"#;
         let mut sh = Command::new("sh");
         sh.args(["-c", script, "sh"])
             .arg(folder)

@@ -4,6 +4,7 @@ pub mod guest;
 pub mod log;
 pub mod models;
 pub mod own_app;
+pub mod scaling;
 pub mod secrets;
 pub mod storage;
 

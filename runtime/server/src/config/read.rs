@@ -41,6 +41,7 @@ settings! {
     DRAIN = "drain", "EBB_DRAIN", "a duration, as in \"10s\"", "10s";
     HTTP = "http.address", "EBB_HTTP", "an IP address and a port, as in \"127.0.0.1:8080\"", "127.0.0.1:8080";
     CONTROL = "control.address", "EBB_CONTROL", "an IP address and a port, as in \"127.0.0.1:8081\"", "127.0.0.1:8081";
+    SCALER = "scaler.address", "EBB_SCALER", "an IP address and a port, as in \"0.0.0.0:8082\"", "";
     TOKEN = "control.token", "EBB_CONTROL_TOKEN", "16 or more letters, digits and -._~+/=", "";
     HOSTS = "control.hosts", "EBB_CONTROL_HOSTS", "host names, as in [\"ebb.internal\"]", "";
     BODY = "limits.body", "EBB_LIMITS_BODY", "a size from 1KiB to 64MiB", "1MiB";
@@ -69,8 +70,7 @@ settings! {
     CACHE = "index.cache", "EBB_INDEX_CACHE", "a size from 1MiB to 64GiB", "64MiB";
 }
 
-const TOP_LEVEL: &str =
-    "data, drain, [http], [control], [auth], [limits], [functions], [log], [apps], [traces] and [index]";
+const TOP_LEVEL: &str = "data, drain, [http], [control], [scaler], [auth], [limits], [functions], [log], [apps], [traces] and [index]";
 
 /// One thing that is wrong with the settings.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -147,6 +147,10 @@ pub(super) fn parse(
             auth: reader.token(),
             hosts: reader.list(&HOSTS).into_iter().map(|host| host.to_ascii_lowercase()).collect(),
         },
+        scaler: reader.one(&SCALER, |text| match text {
+            "" => Some(None),
+            _ => address(text).map(Some),
+        }),
         auth: auth.unwrap_or_else(|| Arc::new(Authenticator::open_to_all())),
         limits: EdgeLimits {
             body: reader.size(&BODY, (1 << 10)..=(64 << 20)) as usize,
@@ -325,11 +329,7 @@ impl Reader {
     }
 
     fn address(&mut self, setting: &Setting) -> SocketAddr {
-        // `localhost` by name is what people write; anything else that needs resolving may mean several addresses.
-        self.one(setting, |text| match text.strip_prefix("localhost:") {
-            Some(port) => format!("127.0.0.1:{port}").parse().ok(),
-            None => text.parse().ok(),
-        })
+        self.one(setting, address)
     }
 
     fn count(&mut self, setting: &Setting, range: RangeInclusive<usize>) -> usize {
@@ -441,6 +441,21 @@ impl Reader {
                 .map_or_else(Place::default, |given| given.place.clone());
             self.problem(place, format!("`control.address` and `http.address` are both {}", config.http));
         }
+        for (other, address) in [(&HTTP, config.http), (&CONTROL, control.address)] {
+            if let Some(scaler) = config.scaler.filter(|scaler| *scaler == address && address.port() != 0) {
+                let place =
+                    self.given.get(SCALER.key).map_or_else(Place::default, |given| given.place.clone());
+                self.problem(place, format!("`{}` and `{}` are both {scaler}", SCALER.key, other.key));
+            }
+        }
+    }
+}
+
+fn address(text: &str) -> Option<SocketAddr> {
+    // `localhost` by name is what people write; anything else that needs resolving may mean several addresses.
+    match text.strip_prefix("localhost:") {
+        Some(port) => format!("127.0.0.1:{port}").parse().ok(),
+        None => text.parse().ok(),
     }
 }
 
@@ -500,7 +515,7 @@ mod tests {
         .unwrap_err();
         insta::assert_snapshot!(problems, @r#"
         ebbtide.toml:1: `data` takes a folder
-        ebbtide.toml:2: `colour` is not a setting; there are data, drain, [http], [control], [auth], [limits], [functions], [log], [apps], [traces] and [index]
+        ebbtide.toml:2: `colour` is not a setting; there are data, drain, [http], [control], [scaler], [auth], [limits], [functions], [log], [apps], [traces] and [index]
         ebbtide.toml:4: `http.address` is `nowhere`; it takes an IP address and a port, as in "127.0.0.1:8080"
         ebbtide.toml:5: `http.port` is not a setting; there are http.address
         ebbtide.toml:7: `limits.body` is `5TiB`; it takes a size from 1KiB to 64MiB

@@ -75,6 +75,8 @@ impl DataPlane {
         };
         // Only an aggregate that the manifest has becomes a label.
         let counted = call.manifest.aggregates.keys().find(|name| ***name == *request.aggregate);
+        let _entered = counted
+            .and_then(|aggregate| self.metrics.enter(call.app.name(), || format!("aggregate.{aggregate}")));
         crash_point(Point::CommandReceived);
         let result = call.app.command(request).await;
         crash_point(Point::CommandBeforeAnswer);

@@ -10,6 +10,7 @@ use crate::http::body::{Overrun, RequestBody};
 use crate::http::cors::{Origin, authority};
 use crate::http::problem::{BAD_PATH, METHOD_NOT_ALLOWED, ORIGIN_NOT_ALLOWED, Problem};
 use crate::http::reply::{Reply, streamed};
+use crate::metrics::Entered;
 use bytes::Bytes;
 use ebb_app::app::App;
 use ebb_app::functions::{HttpEndpoint, Routed};
@@ -96,25 +97,28 @@ impl DataPlane {
         *request.headers_mut() = told.headers(headers, parts.uri.path(), path, self.auth.is_configured());
         let cause =
             Cause { actor, correlation_id, causation_id: format!("function.{}", endpoint.name).into() };
+        let entered = self.metrics.enter(app.name(), || format!("function.{}", endpoint.name));
         let call = HttpCall { request, app: Arc::new(CalledApp::new(Arc::downgrade(app), cause)) };
         let answered = match endpoint.function().await {
             Ok(function) => function.call(call).await,
             Err(error) => Err(error),
         };
-        let answered = answered.map(|response| response.map(|body| KeepsOpen::boxed(body, app.clone())));
+        let answered =
+            answered.map(|response| response.map(|body| KeepsOpen::boxed(body, app.clone(), entered)));
         finish(answered, &overrun, &endpoint, head)
     }
 }
 
-/// A response's body, which uses its app to its end.
+/// A response's body, which uses its app, and is in flight, to its end.
 struct KeepsOpen {
     body: HttpBody,
     _app: Arc<App>,
+    _entered: Option<Entered>,
 }
 
 impl KeepsOpen {
-    fn boxed(body: HttpBody, app: Arc<App>) -> HttpBody {
-        Self { body, _app: app }.boxed_unsync()
+    fn boxed(body: HttpBody, app: Arc<App>, entered: Option<Entered>) -> HttpBody {
+        Self { body, _app: app, _entered: entered }.boxed_unsync()
     }
 }
 

@@ -1,0 +1,89 @@
+//! What the node knows of its own backlog: lag of what follows the log, requests that wait for their answers.
+
+use crate::metrics::Metrics;
+use ebb_app::node::{AppState, DeployedApp, Node};
+use ebb_app::projections::{Kind, ProjectionStatus};
+use ebb_domain::port::Future;
+use ebb_domain::port::scaling::{ScalingError, ScalingSource};
+use ebb_domain::scaling::{Backlog, Partition, Start};
+use std::sync::Arc;
+
+/// See the module.
+pub(crate) struct NodeScaling {
+    pub(crate) node: Arc<Node>,
+    pub(crate) metrics: Arc<Metrics>,
+}
+
+impl NodeScaling {
+    fn app(&self, app: &str) -> Result<Arc<DeployedApp>, ScalingError> {
+        let unknown = || ScalingError::Unknown(format!("no app `{app}` is deployed"));
+        self.node.deployed_app(app).ok_or_else(unknown)
+    }
+
+    /// Looks, and opens nothing: an app at rest has read all it has.
+    fn log_backlog(&self, app: &str, consumer: &str) -> Result<Backlog, ScalingError> {
+        let deployed = self.app(app)?;
+        let status = deployed.status();
+        if let Some(found) = status.projections.iter().find(|status| function(status) == consumer) {
+            let partition = partition(found);
+            return Ok(Backlog { partitions: vec![partition], start: Start::Earliest });
+        }
+        let deployment = deployed.deployment();
+        let mut offered = deployment.offers.iter().flat_map(|offers| &offers.functions);
+        if offered.any(|function| function.follows_log && *function.name == *consumer) {
+            let why = status.unavailable.unwrap_or_else(|| "nobody has opened the app yet".into());
+            return Err(ScalingError::Unreachable(format!("the lag of `{consumer}` is not known: {why}")));
+        }
+        if status.state == AppState::Busy {
+            return Err(ScalingError::Unreachable(format!("app `{app}` is being opened or closed")));
+        }
+        let there = deployment.offers.iter().flat_map(|offers| &offers.functions);
+        let there: Vec<_> =
+            there.filter(|function| function.follows_log).map(|function| &*function.name).collect();
+        Err(ScalingError::Unknown(match &*there {
+            [] => format!("app `{app}` has no consumer `{consumer}`, and none at all"),
+            there => format!("app `{app}` has no consumer `{consumer}`; there are {}", there.join(", ")),
+        }))
+    }
+}
+
+impl ScalingSource for NodeScaling {
+    fn backlog<'a>(&'a self, app: &'a str, consumer: &'a str) -> Future<'a, Result<Backlog, ScalingError>> {
+        Box::pin(async move { self.log_backlog(app, consumer) })
+    }
+
+    fn in_flight(&self, app: &str, function: Option<&str>) -> Result<u64, ScalingError> {
+        let deployed = self.app(app)?;
+        if let Some(function) = function {
+            let deployment = deployed.deployment();
+            let there = deployment.offers.iter().flat_map(|offers| &offers.functions);
+            // Those that answer callers.
+            let there: Vec<_> =
+                there.filter(|function| !function.follows_log).map(|function| &*function.name).collect();
+            if !there.contains(&function) {
+                let there = there.join(", ");
+                let why = format!(
+                    "app `{app}` has no function `{function}` that answers callers; there are: {there}"
+                );
+                return Err(ScalingError::Unknown(why));
+            }
+        }
+        Ok(self.metrics.in_flight(app, function))
+    }
+}
+
+/// As the list of functions names it.
+fn function(status: &ProjectionStatus) -> String {
+    match status.kind {
+        Kind::Projection => format!("projection.{}", status.name),
+        Kind::Function => format!("function.{}", status.name),
+    }
+}
+
+/// What is being built has work to do as well, beside what serves.
+fn partition(status: &ProjectionStatus) -> Partition {
+    let building = status.building.as_ref().filter(|building| building.lag > status.serving.lag);
+    let version = building.unwrap_or(&status.serving);
+    let mark = version.mark.0;
+    Partition { begin: 0, end: mark.saturating_add(version.lag), committed: Some(mark) }
+}
