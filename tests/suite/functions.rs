@@ -432,6 +432,47 @@ async fn a_function_reaches_what_it_is_granted_and_no_private_address_by_another
 }
 
 #[tokio::test]
+async fn files_are_in_tmp_within_what_was_granted_and_gone_with_the_instance() {
+    let app = App::new(
+        r#"[app]
+name = "files"
+
+[function.kept]
+module = "http.wasm"
+trigger = { http = { route = "/kept/{what}" } }
+capabilities = { tmp = "1MiB" }
+
+[function.once]
+module = "http.wasm"
+trigger = { http = { route = "/once/{what}" } }
+instances = { reuse = 1 }
+capabilities = { tmp = "1MiB" }
+
+[function.none]
+module = "http.wasm"
+trigger = { http = { route = "/none/{what}" } }
+"#,
+    )
+    .file("http.wasm", guest("http"));
+    let node = Node::with(&app).await;
+    let expected = |written: &str, call: u32| {
+        format!(r#"hello, files; hello; ["b", "text"]; outside: NotFound; {written}; 1 left, call {call}"#)
+    };
+    let outside = async |path: &str| text(&node.data, path).await.replace("PermissionDenied", "NotFound");
+    assert_eq!(outside("/kept/files?n=1000000").await, expected("1000000", 1));
+    assert_eq!(outside("/kept/files?n=2000000").await, expected("full", 2));
+    assert_eq!(outside("/kept/files?n=1000000").await, expected("1000000", 3), "what was removed makes room");
+    for _ in 0..2 {
+        assert_eq!(outside("/once/files?n=1000").await, expected("1000", 1));
+    }
+    let none = text(&node.data, "/none/files?n=1").await;
+    assert!(
+        none.contains("failed to find a pre-opened file descriptor") || none.contains("No such"),
+        "{none}"
+    );
+}
+
+#[tokio::test]
 async fn the_example_greets_and_streams() {
     let node = Node::with(&App::in_folder(&examples("hello-http"))).await;
     assert_eq!(text(&node.data, "/hello/J%C3%BCrgen").await, "Hello, Jürgen!\n");

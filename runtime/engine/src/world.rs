@@ -20,6 +20,9 @@ pub(crate) const PROGRAM: &str = "wasi:cli/run@0.2.0";
 /// What a core module exports that is a program.
 const START: &str = "_start";
 
+/// The capability that has `/tmp`. Our own preview 1 has no files.
+const TMP: &str = "tmp";
+
 /// Interfaces that nobody is granted.
 pub(crate) const SOCKETS: &str = "wasi:sockets/";
 /// What a shared library imports. A component that is linked of such has all of libc in it, as Python's have: that it
@@ -159,7 +162,9 @@ fn check_component(wasm: &[u8], kind: ModuleKind) -> Result<(), CompileError> {
         }
     }
     let form = form_of(&exports, kind)?;
-    check_grants(kind, form)?;
+    if form == Form::Program {
+        check_grants(kind, |capability| capability == TMP)?;
+    }
     let stands_for_nothing = |import: &str| has_shared_libraries && import.starts_with(SOCKETS);
     match imports.into_iter().find(|import| !granted(import, kind, form) && !stands_for_nothing(import)) {
         Some(import) => Err(CompileError::ForbiddenImport { kind: kind.name(), import }),
@@ -184,10 +189,10 @@ fn form_of(exports: &[String], kind: ModuleKind) -> Result<Form, CompileError> {
     }
 }
 
-/// A program has its document and its environment, and reaches nothing else.
-fn check_grants(kind: ModuleKind, form: Form) -> Result<(), CompileError> {
-    let (ModuleKind::Http(grants), Form::Program) = (kind, form) else { return Ok(()) };
-    match grants.names().next() {
+/// A program has its document and its environment, files if it is a component, and reaches nothing else.
+fn check_grants(kind: ModuleKind, may: impl Fn(&str) -> bool) -> Result<(), CompileError> {
+    let ModuleKind::Http(grants) = kind else { return Ok(()) };
+    match grants.names().find(|capability| !may(capability)) {
         Some(capability) => Err(CompileError::NotForPrograms { capability }),
         None => Ok(()),
     }
@@ -258,7 +263,8 @@ fn check_core(wasm: &[u8], kind: ModuleKind) -> Result<Form, CompileError> {
     };
     match imports.iter().find(|import| !may(import)) {
         Some(import) => Err(forbidden(import, kind)),
-        None => check_grants(kind, form).map(|()| form),
+        None if form == Form::Program => check_grants(kind, |_| false).map(|()| form),
+        None => Ok(form),
     }
 }
 

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::num::NonZeroUsize;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -197,9 +198,14 @@ pub struct Capabilities {
     pub env: BTreeMap<Variable, String>,
     /// Environment variables whose values the operator keeps, and where the manifest names them.
     pub secrets: BTreeMap<Variable, Place>,
+    /// Bytes that it may keep in `/tmp` of each instance.
+    pub tmp: Option<u64>,
 }
 
 impl Capabilities {
+    /// What `tmp` may be, in bytes.
+    pub const TMP: RangeInclusive<u64> = (64 << 10)..=(1 << 30);
+
     /// All of `env` together at most, in bytes.
     pub const MAX_ENV: usize = 64 << 10;
 
@@ -222,6 +228,7 @@ impl Capabilities {
             outbound_http: self.outbound_http.is_some(),
             commands: self.commands.is_some(),
             models: self.models.is_some(),
+            tmp: self.tmp.is_some(),
         }
     }
 }

@@ -87,7 +87,8 @@ fn every_key_is_understood() {
     assert_eq!((http.route.as_str(), http.max_body, http.max_response), ("/hello/{name}", 64 << 10, 1 << 30));
     assert_eq!(http.methods.take("DELETE"), None);
     assert_eq!((hello.limits.wall, hello.limits.cpu), (Duration::from_secs(900), Duration::from_secs(30)));
-    let Capabilities { outbound_http, commands, models, env, secrets } = &hello.capabilities;
+    let Capabilities { outbound_http, commands, models, env, secrets, tmp } = &hello.capabilities;
+    assert_eq!(*tmp, Some(16 << 20));
     let outbound_http = outbound_http.as_ref().unwrap();
     assert!(outbound_http.private && outbound_http.destinations.len() == 4);
     assert_eq!((env.len(), secrets.len()), (1, 1));

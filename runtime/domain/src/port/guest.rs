@@ -43,13 +43,19 @@ pub struct Grants {
     pub commands: bool,
     /// `ebbtide:functions/models`.
     pub models: bool,
+    /// Files, in `/tmp`.
+    pub tmp: bool,
 }
 
 impl Grants {
     /// As the manifest names them.
     pub fn names(self) -> impl Iterator<Item = &'static str> {
-        let granted =
-            [(self.outbound_http, "outbound-http"), (self.commands, "commands"), (self.models, "models")];
+        let granted = [
+            (self.outbound_http, "outbound-http"),
+            (self.commands, "commands"),
+            (self.models, "models"),
+            (self.tmp, "tmp"),
+        ];
         granted.into_iter().filter(|(is_granted, _)| *is_granted).map(|(_, name)| name)
     }
 }
@@ -81,7 +87,7 @@ pub enum CompileError {
         import: String,
     },
     /// It is a program, and is granted what programs can't use.
-    #[error("is a program (`_start`, `wasi:cli/run`), which can't be granted `{capability}`")]
+    #[error("is a program (`_start`, `wasi:cli/run`) that can't be granted `{capability}`")]
     NotForPrograms {
         /// The capability, as the manifest names it.
         capability: &'static str,

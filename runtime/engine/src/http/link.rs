@@ -1,8 +1,8 @@
-//! What an HTTP function is linked to: WASI 0.2 and 0.3 as they are, with real clocks and random bytes, no files and
-//! no sockets; and of what it must be granted, what it was granted.
+//! What an HTTP function is linked to: WASI 0.2 and 0.3 as they are, with real clocks and random bytes, no files but
+//! `/tmp` and no sockets; and of what it must be granted, what it was granted.
 
-use super::own_app;
 use super::state::State;
+use super::{files, own_app};
 use crate::host;
 use ebb_domain::port::guest::Grants;
 use wasmtime::component::{InstancePre, Linker};
@@ -34,6 +34,9 @@ pub(crate) fn linker(engine: &Engine, grants: Grants) -> Result<Linker<State>> {
     let options = p2::bindings::LinkOptions::default();
     p2::bindings::http::types::add_to_linker::<_, WasiHttp>(&mut linker, &(&options).into(), State::http)?;
     p3::bindings::http::types::add_to_linker::<_, WasiHttp>(&mut linker, State::http)?;
+    if grants.tmp {
+        files::add_to_linker(&mut linker)?;
+    }
     if grants.outbound_http {
         p2::bindings::http::outgoing_handler::add_to_linker::<_, WasiHttp>(&mut linker, State::http)?;
         p3::bindings::http::client::add_to_linker::<_, WasiHttp>(&mut linker, State::http)?;

@@ -7,11 +7,13 @@
 //! what looks like its end.
 
 mod body;
+mod files;
 mod link;
 mod outgoing;
 mod own_app;
 pub(crate) mod program;
 mod state;
+mod tmp;
 
 pub(crate) use link::{interfaces, linker, proxy};
 pub(crate) use state::State;

@@ -1,7 +1,10 @@
 //! What belongs to one instance of an HTTP function.
 
+use super::files::Files;
 use super::outgoing::Outgoing;
 use super::own_app::Calling;
+use super::tmp::Tmp;
+use crate::budget::Charge;
 use crate::function::Function;
 use crate::host::output::{Output, Stream};
 use crate::host::preview1::World;
@@ -31,6 +34,7 @@ const RANDOM_BYTES: u64 = 64 << 10;
 pub(crate) struct State {
     table: ResourceTable,
     wasi: WasiCtx,
+    tmp: Option<Tmp>,
     http: WasiHttpCtx,
     outgoing: Outgoing,
     capabilities: Arc<Capabilities>,
@@ -79,6 +83,7 @@ pub(super) fn store(function: &Function, is_program: bool) -> Result<Store<State
     let state = State {
         table,
         wasi: wasi.build(),
+        tmp: spec.capabilities.tmp.map(|bytes| Tmp::new(bytes, Charge::new(function.node.budget.clone()))),
         http: WasiHttpCtx::new(),
         outgoing: Outgoing::new(spec.capabilities.clone()),
         capabilities: spec.capabilities.clone(),
@@ -127,6 +132,11 @@ impl State {
 
     pub(super) fn output(&self) -> &Output {
         &self.output
+    }
+
+    /// Its files, where it was granted some.
+    pub(super) fn files(&mut self) -> Files<'_> {
+        Files { table: &mut self.table, tmp: self.tmp.as_ref() }
     }
 
     /// As a plain function, for those who want a pointer to one.

@@ -39,7 +39,7 @@ impl OwnApp for NoApp {
 }
 
 const NO_GRANTS: ModuleKind =
-    ModuleKind::Http(Grants { outbound_http: false, commands: false, models: false });
+    ModuleKind::Http(Grants { outbound_http: false, commands: false, models: false, tmp: false });
 
 impl Bench {
     async fn http(&self, wasm: Bytes) -> Arc<dyn HttpFunction> {
@@ -124,6 +124,11 @@ async fn what_no_program_can_use_is_not_granted_to_one() {
             assert_eq!(refused, Err(CompileError::NotForPrograms { capability: named }));
         }
     }
+    // Files are an interface of components.
+    let files = ModuleKind::Http(Grants { tmp: true, ..Grants::default() });
+    let refused = bench.engine.compile(answers("{}"), files).await;
+    assert_eq!(refused, Err(CompileError::NotForPrograms { capability: "tmp" }));
+    bench.engine.compile(lifted(&answers("{}")), files).await.unwrap();
 }
 
 /// Sleeps for 50 ms, as long as the clock says by itself as well, and answers.

@@ -99,6 +99,7 @@ impl Guest for Function {
                 sleep(number() * 1_000_000);
                 answer(out, b"good morning");
             }
+            "files" => answer(out, files(number()).unwrap_or_else(|error| error.to_string()).as_bytes()),
             "silent" => {}
             // What it should answer with stays in the instance's table, for as long as that lives.
             "forgetful" => std::mem::forget(out),
@@ -263,4 +264,43 @@ fn spin() -> ! {
     loop {
         n = std::hint::black_box(n.wrapping_add(1));
     }
+}
+
+/// Does with files what programs do with them, and writes `length` bytes; says what came of it. The file `kept` counts
+/// the calls of the instance.
+fn files(length: u64) -> std::io::Result<String> {
+    use std::fs::{self, File, OpenOptions};
+    use std::io::{Read, Seek, SeekFrom, Write};
+
+    let mut kept = OpenOptions::new().create(true).append(true).open("/tmp/kept")?;
+    kept.write_all(b".")?;
+    drop(kept);
+    fs::create_dir_all("/tmp/a/b")?;
+    fs::write("/tmp/a/b/text", "hello")?;
+    fs::rename("/tmp/a/b/text", "/tmp/a/text")?;
+    let mut file = OpenOptions::new().read(true).write(true).open("/tmp/a/text")?;
+    file.seek(SeekFrom::End(0))?;
+    file.write_all(b", files")?;
+    file.seek(SeekFrom::Start(0))?;
+    let mut text = String::new();
+    file.read_to_string(&mut text)?;
+    file.set_len(5)?;
+    let cut = fs::read_to_string("/tmp/a/text")?;
+    let mut names: Vec<_> = fs::read_dir("/tmp/a")?
+        .map(|entry| entry.map(|entry| entry.file_name().to_string_lossy().into_owned()))
+        .collect::<Result<_, _>>()?;
+    names.sort();
+    let outside =
+        File::open("/etc/passwd").map_or_else(|error| format!("{:?}", error.kind()), |_| "open".into());
+    let written = match fs::write("/tmp/large", vec![b'x'; length as usize]) {
+        Ok(()) => fs::metadata("/tmp/large")?.len().to_string(),
+        // `wasi-libc` asks no stream why it ended: `EIO`, whatever it was.
+        Err(error) if error.raw_os_error() == Some(29) => "full".to_owned(),
+        Err(error) => return Err(error),
+    };
+    fs::remove_file("/tmp/large")?;
+    fs::remove_dir_all("/tmp/a")?;
+    let left = fs::read_dir("/tmp")?.count();
+    let calls = fs::read("/tmp/kept")?.len();
+    Ok(format!("{text}; {cut}; {names:?}; outside: {outside}; {written}; {left} left, call {calls}"))
 }

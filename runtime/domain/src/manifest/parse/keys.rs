@@ -44,8 +44,6 @@ pub(in crate::manifest) const EVENTS: &[&str] =
     &["aggregates", "types", "from", "batch", "lanes", "lane-by", "retry", "max-parked"];
 pub(in crate::manifest) const HTTP: &[&str] = &["route", "methods", "max-body", "max-response"];
 pub(in crate::manifest) const CAPABILITIES: &[&str] =
-    &["outbound-http", "commands", "models", "env", "secrets"];
+    &["outbound-http", "commands", "models", "env", "secrets", "tmp"];
 /// Of a projection's source: known, and not available yet.
 pub(super) const TOPIC_SOURCE: &[&str] = &["topics", "group", "via"];
-/// Of a function: known, and not available yet.
-pub(super) const LATER_CAPABILITIES: &[&str] = &["tmp"];

@@ -234,14 +234,9 @@ impl<'a> Walk<'a> {
     }
 
     fn capabilities(&mut self, field: &Field<'a>) -> Capabilities {
-        let Some(section) = self.reader.table(field) else { return Capabilities::default() };
-        for later in section.fields().filter(|field| keys::LATER_CAPABILITIES.contains(&field.name)) {
-            let message = format!("`{}` is not available in this version of Ebbtide", later.key);
-            let hint = "there are `outbound-http`, `commands`, `models`, `env` and `secrets`".to_owned();
-            self.reader.report(ProblemKind::Unavailable, later.key_at, later.key, message, hint);
-        }
-        let known: Vec<&str> = keys::CAPABILITIES.iter().chain(keys::LATER_CAPABILITIES).copied().collect();
-        self.reader.check_keys(&section, &known);
+        let Some(section) = self.reader.section(field, keys::CAPABILITIES) else {
+            return Capabilities::default();
+        };
         let outbound_http = section.get("outbound-http").map(|f| self.outbound(&f));
         let env = section.get("env").map(|f| self.env(&f)).unwrap_or_default();
         let (aggregates, names) = (self.names.aggregates.clone(), self.names.models.clone());
@@ -250,7 +245,8 @@ impl<'a> Walk<'a> {
         let models = section.get("models");
         let models = models.map(|f| self.granted(&f, "model", &names, ModelName::new));
         let secrets = section.get("secrets").map(|f| self.secrets(&f, &env)).unwrap_or_default();
-        Capabilities { outbound_http, commands, models, env, secrets }
+        let tmp = section.get("tmp").and_then(|f| self.reader.bytes(&f, Capabilities::TMP));
+        Capabilities { outbound_http, commands, models, env, secrets, tmp }
     }
 
     /// Names only: a value in the manifest would be in every bundle.
