@@ -79,10 +79,13 @@ pub struct App(Rc<RefCell<State>>);
 /// What a test says instead of the app: an error, or nothing.
 type Fault = Box<dyn FnMut(&Command) -> Option<Error>>;
 
+/// A projection.
+type Apply = fn(Event, &mut Rows) -> Result<(), Failure>;
+
 #[derive(Default)]
 struct State {
     aggregates: BTreeMap<String, Box<dyn Streams>>,
-    projections: Vec<fn(Event, &mut Rows) -> Result<(), Failure>>,
+    projections: Vec<Apply>,
     /// The key column of each model.
     models: BTreeMap<String, String>,
     rows: Rows,
@@ -139,7 +142,6 @@ impl App {
     /// # Panics
     /// The rows are not objects in an object.
     #[track_caller]
-    #[expect(clippy::needless_pass_by_value, reason = "reads best with json!")]
     pub fn rows(self, model: &str, rows: Value) -> Self {
         let Value::Object(rows) = rows else {
             panic!("rows are an object of rows by their keys, not {rows}")
@@ -200,8 +202,7 @@ pub(crate) fn send(command: Command) -> Result<Accepted, Error> {
     let Some(app) = running() else {
         panic!("the command `{}` can be sent by a deployed function: {NO_APP}", command.name);
     };
-    let accepted = app.0.borrow_mut().send(command);
-    accepted
+    app.0.borrow_mut().send(command)
 }
 
 pub(crate) fn get(model: &str, key: &str, at_least: Option<u64>) -> Result<Option<Columns>, models::Error> {
