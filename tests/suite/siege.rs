@@ -111,6 +111,8 @@ const BYTES: &[&str] = &[
     "POST /apps/functions/new/echo HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\nx-bomb: BOMB\r\n\r\n",
     "POST /apps/functions/do/echo HTTP/1.1\r\nhost: a\r\ncontent-length: 5\r\ncontent-length: 6\r\n\r\nhello",
     "GET /apps/functions/do/seen HTTP/1.1\r\nhost: a\r\nx-bomb: BOMB\r\n\r\n",
+    "GET /apps/functions/do/seen HTTP/1.1\r\nhost: a\r\nMANY\r\n\r\n",
+    // A head that does not end.
     "GET /apps/functions/do/seen HTTP/1.1\r\nhost: a\r\nMANY\r\n",
 ];
 
