@@ -45,48 +45,63 @@ pub(crate) fn sweep(engine: &Engine) {
 }
 
 /// What the allocator keeps of a burst: some 50 KB for each call that was under way, and more where calls were large.
+///
+/// It can't be asked for: what the allocator counts as free is also what it gave back. But what is free now and was not
+/// at some time since the last trim has been written since. And where nobody looked at that time, the process itself
+/// has grown.
 #[derive(Debug, Default)]
 pub(crate) struct Heap {
-    /// Bytes of this process that were in memory, and in no file, when it was last trimmed, or fewer since.
-    least: AtomicUsize,
+    /// The fewest bytes that were free in it, since it was last trimmed.
+    least_free: AtomicUsize,
+    /// The fewest bytes of this process that were in memory, and in no file, since then.
+    least_resident: AtomicUsize,
 }
 
 impl Heap {
-    /// Makes the allocator give free pages back, if the process has many more of its own than when it last did. Takes
-    /// milliseconds. It is judged by what is in memory, since the allocator counts as free also what it gave back: by
-    /// its own figures, a second burst as large as the first leaves nothing behind.
+    /// Makes the allocator give free pages back, if many were written since it last did. Takes milliseconds.
     pub(crate) fn trim_if_worth_it(&self) {
-        let Some(resident) = heap::resident() else { return };
-        if resident <= self.least.fetch_min(resident, Ordering::Relaxed).saturating_add(WORTH_IT) {
-            return;
+        let many_more =
+            |now: usize, least: &AtomicUsize| now > least.fetch_min(now, Ordering::Relaxed) + WORTH_IT;
+        // Both, so that both are noted.
+        if many_more(heap::free(), &self.least_free) | many_more(heap::resident(), &self.least_resident) {
+            heap::trim();
+            self.least_free.store(heap::free(), Ordering::Relaxed);
+            self.least_resident.store(heap::resident(), Ordering::Relaxed);
         }
-        heap::trim();
-        self.least.store(heap::resident().unwrap_or(resident), Ordering::Relaxed);
     }
 }
 
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
+#[expect(unsafe_code, reason = "no other way to ask the allocator of the C library")]
 mod heap {
-    pub(super) fn resident() -> Option<usize> {
-        // Pages: all, in memory, of these those of files, and more.
-        let text = std::fs::read_to_string("/proc/self/statm").ok()?;
-        let mut pages = text.split(' ').skip(1).map_while(|pages| pages.parse::<usize>().ok());
-        let own = pages.next()?.checked_sub(pages.next()?)?;
-        Some(own * rustix::param::page_size())
+    pub(super) fn free() -> usize {
+        // SAFETY: it may be called at any time, by any thread: it takes the locks of the arenas, and only counts.
+        unsafe { libc::mallinfo2() }.fordblks
     }
 
-    #[expect(unsafe_code, reason = "no other way to ask the allocator of the C library")]
+    /// None of it where the system does not say.
+    pub(super) fn resident() -> usize {
+        // Pages: all, in memory, of these those of files, and more.
+        let text = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
+        let mut pages = text.split(' ').skip(1).map_while(|pages| pages.parse::<usize>().ok());
+        let (resident, of_files) = (pages.next().unwrap_or(0), pages.next().unwrap_or(0));
+        resident.saturating_sub(of_files) * rustix::param::page_size()
+    }
+
     pub(super) fn trim() {
-        // SAFETY: it may be called at any time, by any thread: it takes the locks of the arenas, and gives back pages
-        // that hold nothing.
+        // SAFETY: likewise; it gives back pages that hold nothing.
         unsafe { libc::malloc_trim(0) };
     }
 }
 
 #[cfg(not(all(target_os = "linux", target_env = "gnu")))]
 mod heap {
-    pub(super) fn resident() -> Option<usize> {
-        None
+    pub(super) fn free() -> usize {
+        0
+    }
+
+    pub(super) fn resident() -> usize {
+        0
     }
 
     pub(super) fn trim() {}
@@ -143,13 +158,13 @@ mod tests {
     fn the_heap_goes_back_after_each_of_several_bursts() {
         let heap = Heap::default();
         heap.trim_if_worth_it();
-        let before = heap::resident().unwrap();
+        let before = heap::resident();
         for number in 1..=3 {
             burst();
-            let kept = heap::resident().unwrap();
+            let kept = heap::resident();
             assert!(kept > before + (64 << 20), "burst {number} leaves nothing: {kept}");
             heap.trim_if_worth_it();
-            let after = heap::resident().unwrap();
+            let after = heap::resident();
             assert!(
                 after < before + (32 << 20),
                 "burst {number}: {before} before, {kept} kept, {after} after"
