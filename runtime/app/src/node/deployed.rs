@@ -286,10 +286,13 @@ impl DeployedApp {
     #[must_use]
     pub fn status(&self) -> AppStatus {
         if let Some(app) = self.if_open() {
+            // A statement of its own: what it borrows is borrowed again below, and between the two whoever moves the mark may
+            // wait for the first, and the second for whoever moves it.
+            let end = *app.log().durable().borrow();
             return AppStatus {
                 state: AppState::Open,
                 unavailable: None,
-                end: Some(*app.log().durable().borrow()),
+                end: Some(end),
                 projections: app.projection_status(),
             };
         }

@@ -49,6 +49,10 @@ impl Projector {
             Some(gate) => gate,
             None => self.slot.gate.clone().lock_owned().await,
         };
+        // It may have been swapped away itself since it looked: who was told to stop serves nothing any more.
+        if *self.stop.borrow() {
+            return Err(Stop::Stopped);
+        }
         // The one that serves may have made progress until now; from here on it makes none.
         if !self.has_caught_up() {
             return Ok(());

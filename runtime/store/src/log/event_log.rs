@@ -138,7 +138,7 @@ impl Core {
             if raw.event_count() == 0 || last <= after {
                 continue;
             }
-            if !filter.wants_category(raw.category()) {
+            if !filter.wants_stream(raw.stream_text()) {
                 batch.scanned_to = last;
                 continue;
             }
@@ -389,7 +389,8 @@ impl EventLog for DiskLog {
         limits: ReadLimits,
     ) -> Future<'a, Result<EventBatch, ReadError>> {
         let core = &self.core;
-        if after >= core.durable.borrow().position || core.is_near(Target::Position(after.0 + 1)) {
+        let end = core.durable.borrow().position;
+        if after >= end || core.is_near(Target::Position(after.0 + 1)) {
             return Box::pin(async move { core.events(after, filter, limits) });
         }
         let filter = filter.clone();
@@ -421,7 +422,8 @@ impl EventLog for DiskLog {
         limits: ReadLimits,
     ) -> Future<'_, Result<Vec<Commit>, ReadError>> {
         let core = &self.core;
-        if after >= core.durable.borrow().commit || core.is_near(Target::Commit(after.0 + 1)) {
+        let end = core.durable.borrow().commit;
+        if after >= end || core.is_near(Target::Commit(after.0 + 1)) {
             return Box::pin(async move { core.commits(after, limits) });
         }
         off_reactor(core, move |core| core.commits(after, limits))

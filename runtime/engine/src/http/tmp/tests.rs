@@ -61,7 +61,7 @@ fn no_more_is_taken_than_was_granted_and_all_of_it_comes_back() {
 #[test]
 fn the_nodes_memory_is_a_limit_as_well() {
     let budget = Budget::new(2 * PAGE);
-    let tmp = Tmp::new(1 << 20, Charge::new(budget.clone()));
+    let tmp = Tmp::new(1 << 20, Charge::new(budget));
     let file = tmp.root().open("a", FILE).unwrap();
     assert_eq!(err(file.write(None, &[0; 2 * PAGE as usize])), ErrorCode::InsufficientSpace);
     file.write(None, &[0; PAGE as usize]).unwrap();
