@@ -9,12 +9,17 @@ use crate::node::NodeDeps;
 use crate::projections::{
     LazyProjections, ModelReader, ProjectionDeps, ProjectionError, ProjectionStatus, Projections, State,
 };
+use crate::relay::{Relay, RelayStatus};
+use crate::topics::{IntakeStatus, Intakes};
 use ebb_domain::event::Position;
 use ebb_domain::manifest::Manifest;
-use ebb_domain::name::{AppName, ModelName};
+use ebb_domain::name::{AggregateName, AppName, ModelName, TopicName};
 use ebb_domain::port::log::{Durable, EventLog};
 use ebb_domain::port::storage::{Snapshots, StorageError};
+use ebb_domain::text::Text;
+use ebb_domain::topic::RelaySpec;
 use parking_lot::RwLock;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use tokio::sync::{OnceCell, Semaphore};
 use tracing::{error, warn};
@@ -29,6 +34,8 @@ pub struct App {
     log: Arc<dyn EventLog>,
     commands: CommandService,
     projections: LazyProjections,
+    relay: Relay,
+    intakes: Intakes,
     deps: NodeDeps,
     serving: RwLock<Serving>,
     replaying: tokio::sync::Mutex<()>,
@@ -140,12 +147,22 @@ impl App {
     ) -> Arc<Self> {
         let projections = release.projections(&*deps.secrets);
         let keep_ready = projections.iter().any(|projection| projection.spec.instances.warm > 0);
-        let rest = opened.rest.map(|rest| rest.position).filter(|_| !keep_ready);
+        let opened_at_rest = opened.rest.map(|rest| rest.position);
+        let rest = opened_at_rest.filter(|_| !keep_ready);
         let app = Self::new(deps, deployment, release.clone(), opened);
         app.commands.deploy(release.aggregates(&app.deps.engine));
         app.make_ready();
         app.projections.deploy_later(projections, rest).await;
+        app.follow_kafka(&release.manifest, opened_at_rest).await;
         app
+    }
+
+    /// Publishes and consumes what a manifest says.
+    async fn follow_kafka(&self, manifest: &Manifest, rest: Option<Position>) {
+        let spec = manifest.relay(self.deps.bus.is_some());
+        let topics = spec.as_ref().map(|spec| relayed(manifest, spec)).unwrap_or_default();
+        self.relay.deploy(spec, topics, rest).await;
+        self.intakes.deploy(manifest.consumed()).await;
     }
 
     fn new(deps: NodeDeps, deployment: Arc<Deployment>, release: Release, opened: Opened) -> Arc<Self> {
@@ -161,7 +178,10 @@ impl App {
                 engine: deps.engine.clone(),
                 stores: deps.models.clone(),
                 clock: deps.clock.clone(),
+                bus: deps.bus.clone(),
             }),
+            relay: Relay::new(name.clone(), log.clone(), deps.bus.clone()),
+            intakes: Intakes::new(name.clone(), log.clone(), deps.bus.clone()),
             name,
             log,
             commands,
@@ -184,8 +204,11 @@ impl App {
             .await
             .map_err(|error| DeployError::Unavailable(error.to_string()))?;
         self.commands.deploy(release.aggregates(&self.deps.engine));
+        let manifest = release.manifest.clone();
         *self.serving.write() = Serving::new(deployment, release, &self.deps);
         self.make_ready();
+        // Behind the projections: those that begin with what comes from now on are to see it.
+        self.follow_kafka(&manifest, None).await;
         Ok(())
     }
 
@@ -263,6 +286,24 @@ impl App {
         self.projections.status()
     }
 
+    /// How its relay is doing; none if it publishes nothing.
+    #[must_use]
+    pub fn relay_status(&self) -> Option<RelayStatus> {
+        self.relay.status()
+    }
+
+    /// How its consumer groups are doing.
+    #[must_use]
+    pub fn intake_status(&self) -> Vec<IntakeStatus> {
+        self.intakes.status()
+    }
+
+    /// Goes on with a topic that was deleted and made again. Whether it consumes that topic.
+    #[must_use]
+    pub fn accept_topic(&self, topic: &TopicName) -> bool {
+        self.intakes.accept(topic)
+    }
+
     /// A reader of a model; none if no projection writes it.
     ///
     /// # Errors
@@ -300,7 +341,11 @@ impl App {
 
     /// Whether nothing would be left undone if it were closed now.
     pub(crate) fn is_idle(&self) -> bool {
-        self.commands.is_idle() && self.projections.are_done(self.end())
+        let end = self.end();
+        !self.intakes.are_any()
+            && self.commands.is_idle()
+            && self.projections.are_done(end)
+            && self.relay.is_done(end)
     }
 
     fn end(&self) -> Position {
@@ -309,9 +354,11 @@ impl App {
 
     /// Finishes commands under way, stops the projections and closes the log. Then notes whether it is at rest.
     pub(crate) async fn close(&self) -> Left {
+        self.intakes.close().await;
         self.commands.close().await;
         let mut projections = self.projections.status();
-        let were_done = self.projections.are_done(self.end());
+        let were_done = self.projections.are_done(self.end()) && self.relay.is_done(self.end());
+        self.relay.close().await;
         self.projections.close().await;
         let stopped = self.projections.status();
         let (log, storage, name) = (self.log.clone(), self.deps.storage.clone(), self.name.clone());
@@ -340,4 +387,16 @@ impl App {
         }
         Left { end, projections, is_at_rest }
     }
+}
+
+/// Where events of each aggregate are published.
+fn relayed(manifest: &Manifest, spec: &RelaySpec) -> BTreeMap<Text, TopicName> {
+    let aggregates = manifest.aggregates.keys();
+    let wanted = aggregates.filter(|name| spec.aggregates.is_empty() || spec.aggregates.contains(*name));
+    let topic = |name: &AggregateName| match spec.topics.get(name) {
+        Some(topic) => topic.clone(),
+        // Both names together are shorter than a topic's may be, and of the same characters.
+        None => TopicName::trusted(format!("{}.{name}", manifest.name).into()),
+    };
+    wanted.map(|name| (name.text().clone(), topic(name))).collect()
 }

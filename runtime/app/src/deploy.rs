@@ -11,8 +11,8 @@ use bytes::Bytes;
 use ebb_domain::digest::Digest;
 use ebb_domain::manifest::function::Variable;
 use ebb_domain::manifest::{
-    AggregateSpec, FilePurpose, FunctionSpec as FunctionEntry, Manifest, Problem, ProblemKind, Problems,
-    ProjectionSpec, Trigger,
+    AggregateSpec, Beginning, FilePurpose, FunctionSpec as FunctionEntry, Manifest, Problem, ProblemKind,
+    Problems, ProjectionSpec, Trigger,
 };
 use ebb_domain::name::{AggregateName, AppName, FunctionName, ModelName, ProjectionName};
 use ebb_domain::port::guest::{CompileError, Engine, FunctionSpec, ModuleKind, TriggerKind};
@@ -21,6 +21,7 @@ use ebb_domain::port::storage::{Storage, StorageError};
 use ebb_domain::schema::JsonSchema;
 use ebb_domain::text::Text;
 use ebb_domain::time::Timestamp;
+use ebb_domain::topic::Start;
 use serde::{Deserialize, Serialize};
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap};
@@ -259,6 +260,19 @@ pub(crate) fn check_secrets(secrets: &dyn Secrets, manifest: &Manifest) -> Resul
     Problems::of(problems).map_or(Ok(()), |problems| Err(problems.into()))
 }
 
+/// What needs Kafka has it.
+pub(crate) fn check_kafka(manifest: &Manifest, has_brokers: bool) -> Result<(), DeployError> {
+    let Some((key, place)) = manifest.needs_kafka().filter(|_| !has_brokers) else { return Ok(()) };
+    let problem = Problem {
+        kind: ProblemKind::Unavailable,
+        place: place.clone(),
+        key: key.clone(),
+        message: format!("`{key}` needs Kafka, and this node has no brokers"),
+        hint: Some("set `kafka.brokers` in the node's settings, or EBB_KAFKA, and start it again".to_owned()),
+    };
+    Problems::of(vec![problem]).map_or(Ok(()), |problems| Err(problems.into()))
+}
+
 /// The values of a function's secrets. One that is gone since the function was deployed is left out, loudly: what else
 /// the app does need not suffer.
 fn reveal(secrets: &dyn Secrets, app: &AppName, function: &FunctionEntry) -> Arc<[(Variable, Secret)]> {
@@ -343,7 +357,14 @@ impl Release {
             models: Vec::new(),
             follows_log: matches!(spec.trigger, Trigger::Events(_)),
         });
-        let functions = aggregates.chain(functions).chain(projections).collect();
+        let commands = self.manifest.aggregates.values().filter(|spec| spec.source.is_some());
+        let commands = commands.map(|spec| OfferedFunction {
+            name: format!("commands.{}", spec.consumer()).into(),
+            module: self.files.digest(&spec.module),
+            models: Vec::new(),
+            follows_log: true,
+        });
+        let functions = aggregates.chain(functions).chain(projections).chain(commands).collect();
         Offers {
             hosts: self.manifest.hosts.clone(),
             functions,
@@ -357,6 +378,8 @@ impl Release {
         let instances = aggregates.values().map(|spec| spec.instances);
         let instances = instances.chain(functions.values().map(|spec| spec.instances));
         instances.chain(projections.values().map(|spec| spec.instances)).any(|instances| instances.warm > 0)
+            // Who consumes topics has to ask for more.
+            || !self.manifest.consumed().is_empty()
     }
 
     /// Its aggregates' functions, each made when it is first needed.
@@ -435,7 +458,15 @@ impl Release {
             }
         };
         let projections = self.manifest.projections.values().map(deployment);
-        projections.chain(self.manifest.functions.values().filter_map(event_function)).collect()
+        let commands = self.manifest.aggregates.values().filter_map(|spec| {
+            let source = spec.source.as_ref()?;
+            // What was consumed for others already is a part of the topic too.
+            let whole = source.topics.iter().any(|topic| self.manifest.topic(topic).start != Start::Latest);
+            let from = if whole { Beginning::Start } else { Beginning::Now };
+            Some(ProjectionDeployment::of_commands(spec, source, self.files.digest(&spec.module), from))
+        });
+        let functions = self.manifest.functions.values().filter_map(event_function);
+        projections.chain(functions).chain(commands).collect()
     }
 
     /// Its HTTP functions, each made when it is first called.

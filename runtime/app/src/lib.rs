@@ -10,6 +10,8 @@ pub mod functions;
 pub mod node;
 pub mod own_app;
 pub mod projections;
+pub mod relay;
 pub mod replay;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+pub mod topics;

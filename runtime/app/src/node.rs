@@ -20,6 +20,7 @@ use ebb_domain::event::{JSON, NewEvent, Position, Revision, StoredEvent};
 use ebb_domain::manifest::Manifest;
 use ebb_domain::name::{AggregateName, AppName, EventType};
 use ebb_domain::port::Clock;
+use ebb_domain::port::bus::OptionalBus;
 use ebb_domain::port::guest::Engine;
 use ebb_domain::port::log::{AppendError, Durable, EventFilter, EventLog, ReadLimits};
 use ebb_domain::port::models::ModelStores;
@@ -60,6 +61,8 @@ pub struct NodeDeps {
     pub secrets: Arc<dyn Secrets>,
     /// The wall clock.
     pub clock: Arc<dyn Clock>,
+    /// Kafka, where the node has it.
+    pub bus: OptionalBus,
 }
 
 /// Why a node could not be opened.
@@ -254,6 +257,7 @@ impl Node {
     pub async fn check(&self, bundle: &Bundle) -> Result<Manifest, DeployError> {
         let checked = deploy::check(&self.deps.engine, bundle).await?;
         deploy::check_secrets(&*self.deps.secrets, &checked.manifest)?;
+        deploy::check_kafka(&checked.manifest, self.deps.bus.is_some())?;
         Ok(checked.manifest)
     }
 
@@ -271,6 +275,7 @@ impl Node {
     ) -> Result<Deployment, DeployError> {
         let checked = deploy::check(&self.deps.engine, &bundle).await?;
         deploy::check_secrets(&*self.deps.secrets, &checked.manifest)?;
+        deploy::check_kafka(&checked.manifest, self.deps.bus.is_some())?;
         drop(bundle);
         self.check_names(app, &checked.manifest)?;
         let storage = self.deps.storage.clone();
@@ -562,6 +567,7 @@ impl Node {
         let filter = EventFilter {
             categories: Some(std::iter::once(Text::from_static(DEPLOYMENTS)).collect()),
             types: None,
+            ..EventFilter::default()
         };
         let mut after = Position::START;
         loop {

@@ -81,6 +81,7 @@ impl CalledApp {
             correlation_id: Some(cause.correlation_id),
             causation_id: Some(cause.causation_id),
             trace,
+            origin: None,
         };
         self.app()?.command(request).await.map(accepted).map_err(not_accepted)
     }

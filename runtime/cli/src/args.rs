@@ -89,6 +89,12 @@ pub(crate) enum Command {
     /// Look after keys that a projection or an event function could not deal with
     #[command(subcommand)]
     Parked(Parked),
+    /// Look after records and events that could not be dealt with, whatever was to deal with them
+    #[command(subcommand)]
+    DeadLetters(DeadLetters),
+    /// Look after Kafka topics that an app consumes
+    #[command(subcommand)]
+    Topics(Topics),
     /// Decide recorded commands again, with the deployed or another module, and show differences
     Replay(Replay),
     /// Measure this machine with a built-in app, or a server with an app of yours
@@ -544,6 +550,65 @@ pub(crate) struct ParkedKey {
     pub(crate) projection: String,
     /// The parked key; by default a stream, `account-42`
     pub(crate) key: String,
+    /// The app; needed where the node has several
+    #[arg(long, env = "EBB_APP", value_name = "NAME")]
+    pub(crate) app: Option<String>,
+    /// Where.
+    #[command(flatten)]
+    pub(crate) plane: ControlPlane,
+}
+
+/// `ebb dead-letters`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum DeadLetters {
+    /// List them: whose they are, what failed, why, and how often it was tried
+    List(DeadLetterList),
+    /// Show one with its event or record
+    Show(DeadLetter),
+    /// Deal with it again, under its original identity
+    Retry(DeadLetter),
+    /// Give it up
+    Discard(DeadLetter),
+}
+
+/// `ebb dead-letters list`.
+#[derive(Debug, Args)]
+pub(crate) struct DeadLetterList {
+    /// Only this app's
+    #[arg(long, env = "EBB_APP", value_name = "NAME")]
+    pub(crate) app: Option<String>,
+    /// Where.
+    #[command(flatten)]
+    pub(crate) plane: ControlPlane,
+}
+
+/// One dead letter.
+#[derive(Debug, Args)]
+pub(crate) struct DeadLetter {
+    /// The projection, event function or consumer of commands: `flight-commands`
+    pub(crate) consumer: String,
+    /// Its key, as the list has it
+    pub(crate) key: String,
+    /// The app; needed where the node has several
+    #[arg(long, env = "EBB_APP", value_name = "NAME")]
+    pub(crate) app: Option<String>,
+    /// Where.
+    #[command(flatten)]
+    pub(crate) plane: ControlPlane,
+}
+
+/// `ebb topics`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Topics {
+    /// Go on with a topic that was deleted and made again
+    Accept(AcceptTopic),
+}
+
+/// `ebb topics accept`.
+#[derive(Debug, Args)]
+pub(crate) struct AcceptTopic {
+    /// The topic
+    pub(crate) topic: String,
     /// The app; needed where the node has several
     #[arg(long, env = "EBB_APP", value_name = "NAME")]
     pub(crate) app: Option<String>,

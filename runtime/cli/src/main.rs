@@ -61,6 +61,8 @@ async fn dispatch(output: Output, command: Command) -> Result<Exit, Failure> {
         Command::Rebuild(args) => run::projections::rebuild(output, args).await,
         Command::Seek(args) => run::projections::seek(output, args).await,
         Command::Parked(args) => run::projections::parked(output, args).await,
+        Command::DeadLetters(args) => run::dead_letters::run(output, args).await,
+        Command::Topics(args) => run::dead_letters::topics(output, args).await,
         Command::Replay(args) => run::replay::run(output, args).await,
         Command::Bench(args) => bench::run(output, args).await,
         Command::Log(command) => run::log::run(output, command).await,

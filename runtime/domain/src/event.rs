@@ -4,9 +4,11 @@ use crate::commit::{CommandId, CommitHeader};
 use crate::name::{AppName, EventType};
 use crate::stream::StreamId;
 use crate::text::Text;
+use crate::topic::{Blob, Envelope};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Number, Value, json};
+use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 use uuid::Uuid;
@@ -153,33 +155,77 @@ impl StoredEvent {
         serde_json::from_slice(&self.data).ok()
     }
 
-    /// The event as CloudEvents 1.0 JSON (JSON format specification, section 3): `source` is the app, `subject` the
-    /// stream; `data` where it is JSON, `data_base64` where it is not.
+    /// Attributes of the event as a CloudEvent 1.0, all but `datacontenttype`: `source` is the app, `subject` the stream.
+    /// An event that is a record of a topic says where it came from; its `subject` is the record's, if it has one.
+    #[must_use]
+    pub fn attributes(&self, app: &AppName) -> Vec<(&'static str, Cow<'_, str>)> {
+        let commit = &self.commit;
+        let mut attributes: Vec<(&'static str, Cow<'_, str>)> = vec![
+            ("specversion", "1.0".into()),
+            ("id", self.id().to_string().into()),
+            ("source", format!("urn:ebbtide:{app}").into()),
+            ("type", (&*self.event_type).into()),
+            ("subject", commit.stream.as_str().into()),
+            ("time", commit.recorded_at.to_string().into()),
+            ("position", self.position.0.to_string().into()),
+            ("sequence", self.revision.0.to_string().into()),
+            ("schemaversion", self.schema_version.to_string().into()),
+            ("partitionkey", commit.stream.as_str().into()),
+            ("commandid", commit.command_id.to_string().into()),
+            ("correlationid", (&*commit.correlation_id).into()),
+        ];
+        if let Some(causation) = &commit.causation_id {
+            attributes.push(("causationid", (&**causation).into()));
+        }
+        attributes.push(("actor", (&*commit.actor).into()));
+        if let Some(traceparent) = &commit.traceparent {
+            attributes.push(("traceparent", (&**traceparent).into()));
+        }
+        attributes.push(("module", commit.module.to_string().into()));
+        if let Some((envelope, origin)) = self.envelope().zip(commit.origin.as_ref()) {
+            if let Some(subject) = envelope.attributes.get("subject") {
+                attributes[4].1 = subject.clone().into();
+            }
+            if let Some((source, id)) = envelope.event_id() {
+                attributes.push(("originsource", source.to_owned().into()));
+                attributes.push(("originid", id.to_owned().into()));
+            }
+            if let Some(key) = envelope.key.as_ref().and_then(Blob::text) {
+                attributes.push(("kafkakey", key.to_string().into()));
+            }
+            let topic = crate::topic::topic_of(&commit.stream).unwrap_or_default();
+            attributes.push(("kafkatopic", topic.into()));
+            attributes.push(("kafkapartition", origin.partition.to_string().into()));
+            attributes.push(("kafkaoffset", origin.offset.to_string().into()));
+        }
+        attributes
+    }
+
+    /// What stood around the data, if the event is a record of a topic.
+    #[must_use]
+    pub fn envelope(&self) -> Option<Envelope> {
+        let recorded =
+            self.commit.command.as_ref().filter(|recorded| recorded.name == crate::topic::READABLE)?;
+        if self.stream().category() != &*crate::topic::CATEGORY {
+            return None;
+        }
+        serde_json::from_slice(recorded.data.as_ref()?).ok()
+    }
+
+    /// The event as CloudEvents 1.0 JSON (JSON format specification, section 3): `data` where it is JSON, `data_base64`
+    /// where it is not.
     #[must_use]
     pub fn cloud_event(&self, app: &AppName) -> Value {
-        let commit = &self.commit;
         let mut event = Map::new();
-        event.insert("specversion".into(), "1.0".into());
-        event.insert("id".into(), self.id().to_string().into());
-        event.insert("source".into(), format!("urn:ebbtide:{app}").into());
-        event.insert("type".into(), (&*self.event_type).into());
-        event.insert("subject".into(), commit.stream.as_str().into());
-        event.insert("time".into(), commit.recorded_at.to_string().into());
+        for (name, value) in self.attributes(app) {
+            // Numbers that fit into 32 bits are an integer of CloudEvents; ours may be larger, and JSON has room.
+            let number = match name {
+                "position" | "sequence" | "schemaversion" => value.parse::<u64>().ok().map(Number::from),
+                _ => None,
+            };
+            event.insert(name.into(), number.map_or_else(|| Value::from(&*value), Value::Number));
+        }
         event.insert("datacontenttype".into(), (&*self.content_type).into());
-        event.insert("position".into(), self.position.0.into());
-        event.insert("sequence".into(), self.revision.0.into());
-        event.insert("schemaversion".into(), self.schema_version.into());
-        event.insert("partitionkey".into(), commit.stream.as_str().into());
-        event.insert("commandid".into(), commit.command_id.to_string().into());
-        event.insert("correlationid".into(), (&*commit.correlation_id).into());
-        if let Some(causation) = &commit.causation_id {
-            event.insert("causationid".into(), (&**causation).into());
-        }
-        event.insert("actor".into(), (&*commit.actor).into());
-        if let Some(traceparent) = &commit.traceparent {
-            event.insert("traceparent".into(), (&**traceparent).into());
-        }
-        event.insert("module".into(), commit.module.to_string().into());
         match self.json().filter(|_| is_json(&self.content_type)) {
             Some(data) => event.insert("data".into(), data),
             None => event.insert("data_base64".into(), json!(crate::text::base64(&self.data))),

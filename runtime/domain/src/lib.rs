@@ -20,4 +20,5 @@ pub mod schema;
 pub mod stream;
 pub mod text;
 pub mod time;
+pub mod topic;
 pub mod trace;

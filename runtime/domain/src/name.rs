@@ -109,6 +109,18 @@ fn is_event_type(text: &str) -> bool {
         && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.'))
 }
 
+/// Kafka's own rule (`org.apache.kafka.common.internals.Topic`).
+fn is_topic(text: &str) -> bool {
+    (1..=249).contains(&text.len())
+        && !matches!(text, "." | "..")
+        && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'))
+}
+
+name!(
+    /// A Kafka topic.
+    TopicName, "a topic name", is_topic,
+    "use 1 to 249 of A-Z, a-z, 0-9, ., _ and -"
+);
 name!(
     /// An application on a node.
     AppName, "an app name", is_kebab,

@@ -9,7 +9,10 @@ use crate::secrets::NodeSecrets;
 use crate::serve::{Port, PortCounts, PortLimits};
 use crate::traces::{TraceCounts, Traces};
 use ebb_app::node::{Node, NodeDeps, NodeError, NodeOptions};
+use ebb_bus::Kafka;
+use ebb_domain::digest::Digest;
 use ebb_domain::port::Clock;
+use ebb_domain::port::bus::Bus;
 use ebb_domain::port::storage::{Storage, StorageError};
 use ebb_domain::time::Timestamp;
 use ebb_engine::{EngineOptions, Observer, WasmEngine};
@@ -111,12 +114,18 @@ impl Server {
         let engine = WasmEngine::new(engine).map_err(|error| StartError::Engine(error.to_string()))?;
         let engine = Arc::new(engine);
         let since = clock.now();
+        let bus = config.kafka.clone().map(|settings| {
+            // The same for as long as the data folder is: a restart is no other member of a group.
+            let node = Digest::of_parts([&b"kafka member"[..], storage.secret()]).short();
+            Kafka::new(ebb_bus::Settings { node, ..settings }) as Arc<dyn Bus>
+        });
         let deps = NodeDeps {
             storage: storage.clone(),
             models,
             engine: engine.clone(),
             secrets: Arc::new(NodeSecrets::new(functions.secrets)),
             clock: clock.clone(),
+            bus,
         };
         let node = Node::open(deps, NodeOptions { idle: config.app_idle, open: config.apps_open }).await?;
 

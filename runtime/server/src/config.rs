@@ -37,6 +37,8 @@ pub struct Config {
     pub log: LogConfig,
     /// `[traces]`: where spans go, if anywhere.
     pub traces: Option<TracesConfig>,
+    /// `[kafka]`: how brokers are reached, if there are some.
+    pub kafka: Option<ebb_bus::Settings>,
     /// `index.cache`: memory for the indexes of the log, in bytes.
     pub index_cache: u64,
     /// `apps.open`: apps that may be open at the same time.

@@ -315,6 +315,7 @@ fn request(intent: &Intent) -> CommandRequest {
         correlation_id: None,
         causation_id: None,
         trace: None,
+        origin: None,
     }
 }
 

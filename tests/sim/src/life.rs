@@ -177,6 +177,7 @@ fn start(world: &Arc<World>, db: &sled::Db, power: &Power) -> Result<(Arc<Steppe
         engine.provide(version, module);
     }
     let projections = Projections::start(ProjectionDeps {
+        bus: None,
         app: AppName::new("sim").expect("a name"),
         own_app: std::sync::Weak::new(),
         log: log.log(),
@@ -219,7 +220,9 @@ fn spec_of_projection(lanes: usize, batch: usize) -> ProjectionSpec {
             attempts: NonZeroU32::MIN.saturating_add(2),
             backoff: Duration::from_millis(5),
             max_backoff: Duration::from_millis(50),
+            max_age: None,
         },
+        dead_letter: None,
         max_parked: 2,
         limits: Limits::PROJECTION,
         instances: InstancePolicy::default(),

@@ -5,7 +5,7 @@ use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, NewTopic, ResourceS
 use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
-use rdkafka::error::{KafkaError, KafkaResult};
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::message::{Header, Headers as _, Message as _, OwnedHeaders, OwnedMessage};
 use rdkafka::producer::{BaseRecord, FutureProducer, FutureRecord, Producer as _};
 use rdkafka::{Offset, TopicPartitionList};
@@ -366,7 +366,19 @@ impl Kafka {
                 let consumer: BaseConsumer = config.create()?;
                 let mut offsets = TopicPartitionList::new();
                 offsets.add_partition_offset(&topic, partition, Offset::Offset(offset))?;
-                consumer.commit(&offsets, CommitMode::Sync)
+                let started = Instant::now();
+                loop {
+                    // A static member that ended is one until its session is over.
+                    match consumer.commit(&offsets, CommitMode::Sync) {
+                        Err(error)
+                            if error.rdkafka_error_code() == Some(RDKafkaErrorCode::UnknownMemberId)
+                                && started.elapsed() < PATIENCE =>
+                        {
+                            std::thread::sleep(Duration::from_millis(200));
+                        }
+                        done => return done,
+                    }
+                }
             },
             topic,
         )

@@ -20,4 +20,5 @@ pub use function::{AggregateFunction, DeferredFunction};
 pub use mailbox::CAPACITY as MAILBOX_CAPACITY;
 pub use request::{CommandError, CommandErrorKind, CommandReply, CommandRequest, ReplyEvent};
 pub use service::CommandService;
+pub(crate) use service::new_command_id;
 pub use state::{MAX_EVENTS as STATE_MAX_EVENTS, PastState, StateError};

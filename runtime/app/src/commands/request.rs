@@ -1,7 +1,7 @@
 //! What comes into the command path, and what goes out.
 
 use bytes::Bytes;
-use ebb_domain::commit::{CommandId, Commit, IdempotencyKey, Precondition, Refusal};
+use ebb_domain::commit::{CommandId, Commit, IdempotencyKey, KafkaOrigin, Precondition, Refusal};
 use ebb_domain::event::{EventId, Position, Revision};
 use ebb_domain::name::EventType;
 use ebb_domain::port::guest::CallError;
@@ -35,6 +35,8 @@ pub struct CommandRequest {
     pub causation_id: Option<Text>,
     /// The span that deciding it is, or the caller's.
     pub trace: Option<Trace>,
+    /// The record that it is, if it came from a topic: the same record is the same command, for ever.
+    pub origin: Option<KafkaOrigin>,
 }
 
 /// An accepted command: durable, with everything that it was decided on.

@@ -8,7 +8,9 @@ use super::service::AggregateSlot;
 use super::warm::Warm;
 use bytes::Bytes;
 use ebb_domain::commit::Precondition;
-use ebb_domain::commit::{CommandId, Expected, IdempotencyKey, NewCommit, Outcome, RecordedCommand};
+use ebb_domain::commit::{
+    CommandId, Expected, IdempotencyKey, KafkaOrigin, NewCommit, Outcome, RecordedCommand,
+};
 use ebb_domain::event::{EventId, Position, Revision};
 use ebb_domain::name::CommandName;
 use ebb_domain::port::guest::{CallError, GuestCommand, PastEvent};
@@ -47,6 +49,7 @@ pub(crate) struct Command {
     pub correlation_id: Text,
     pub causation_id: Option<Text>,
     pub trace: Option<Trace>,
+    pub origin: Option<KafkaOrigin>,
     pub deadline: Instant,
     pub patience: Duration,
 }
@@ -148,7 +151,7 @@ impl Runner<'_> {
             Ok(outcome) => outcome,
             Err(kind) => return Step::Done(Decided::Failed(kind, state.settlement.clone())),
         };
-        if command.idempotency.is_none() {
+        if command.idempotency.is_none() && command.origin.is_none() {
             match outcome {
                 Outcome::Refused(refusal) => {
                     let refused = CommandErrorKind::Refused(refusal);
@@ -176,7 +179,7 @@ impl Runner<'_> {
             traceparent: command.trace.as_ref().map(|trace| trace.to_string().into()),
             module: state.function.digest,
             idempotency: command.idempotency.clone(),
-            origin: None,
+            origin: command.origin.clone(),
             command: Some(RecordedCommand {
                 name: command.name.text().clone(),
                 time: command.time,

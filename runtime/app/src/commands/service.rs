@@ -254,6 +254,7 @@ impl Inner {
             correlation_id: request.correlation_id.unwrap_or_else(|| id.to_string().into()),
             causation_id: request.causation_id,
             trace: request.trace,
+            origin: request.origin,
             deadline: Instant::now() + patience,
             patience,
             function,
@@ -489,7 +490,7 @@ impl Drop for KeyGuard {
     }
 }
 
-fn new_command_id(time: ebb_domain::time::Timestamp) -> CommandId {
+pub(crate) fn new_command_id(time: ebb_domain::time::Timestamp) -> CommandId {
     let random = Uuid::new_v4().into_bytes();
     let mut ten = [0; 10];
     // Bytes 6 and 8 of a version 4 UUID have fixed bits: take the others.

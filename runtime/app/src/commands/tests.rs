@@ -200,6 +200,7 @@ fn request(command: &str, data: &str) -> CommandRequest {
         correlation_id: None,
         causation_id: None,
         trace: None,
+        origin: None,
     }
 }
 

@@ -141,7 +141,11 @@ impl DeployedApp {
             let following = offers.functions.iter().filter(|function| function.follows_log);
             let statuses = following.filter_map(|function| {
                 let (kind, name) = function.name.split_once('.')?;
-                let kind = if kind == "projection" { Kind::Projection } else { Kind::Function };
+                let kind = match kind {
+                    "projection" => Kind::Projection,
+                    "commands" => Kind::Commands,
+                    _ => Kind::Function,
+                };
                 let name = ProjectionName::new(name).ok()?;
                 Some(ProjectionStatus::resting(name, kind, function.models.clone(), rest.position))
             });

@@ -15,18 +15,20 @@
 use super::lanes::lane_key;
 use super::projector::{Flow, Projector};
 use super::service::{ProjectionDeployment, ProjectionDeps};
-use super::status::State;
+use super::status::{Kind, State};
 use super::version::Body;
 use crate::app::App;
 use crate::own_app::{CalledApp, Cause};
+use crate::topics::Commands;
 use bytes::Bytes;
 use ebb_domain::digest::Digest;
 use ebb_domain::event::{Position, StoredEvent, is_json};
 use ebb_domain::manifest::function::Variable;
 use ebb_domain::manifest::{
-    Beginning, Capabilities, EventTrigger, FunctionSpec as Manifested, LaneBy, ProjectionSpec,
+    AggregateSpec, Beginning, Capabilities, EventTrigger, FunctionSpec as Manifested, LaneBy, ProjectionSpec,
+    Source,
 };
-use ebb_domain::name::{AppName, ProjectionName};
+use ebb_domain::name::{AggregateName, AppName, ProjectionName};
 use ebb_domain::port::Future;
 use ebb_domain::port::guest::{
     ApplyError, CallError, FunctionSpec, HttpCall, HttpFunction, ProjectionModule, SharedRows,
@@ -35,6 +37,7 @@ use ebb_domain::port::log::EventLog;
 use ebb_domain::port::models::RowBatch;
 use ebb_domain::port::secrets::Secret;
 use ebb_domain::text::Text;
+use ebb_domain::topic::{CommandSource, TopicSource, Via};
 use futures_util::future::join_all;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use http::{HeaderValue, Request, StatusCode};
@@ -58,15 +61,27 @@ const GRACE: Duration = Duration::from_secs(5);
 /// What is quoted of an answer that says why.
 const QUOTED: usize = 500;
 
-/// What an event function has instead of rows.
+/// What something has instead of rows.
 #[derive(Clone, Debug)]
 pub struct Effects {
     /// Where it begins.
     pub from: Beginning,
-    /// What it may reach.
-    pub capabilities: Arc<Capabilities>,
-    /// Its secrets.
-    pub secrets: Arc<[(Variable, Secret)]>,
+    /// What becomes of events.
+    pub effect: Effect,
+}
+
+/// What becomes of events that nobody makes rows of.
+#[derive(Clone, Debug)]
+pub enum Effect {
+    /// A function is given them.
+    Function {
+        /// What it may reach.
+        capabilities: Arc<Capabilities>,
+        /// Its secrets.
+        secrets: Arc<[(Variable, Secret)]>,
+    },
+    /// They are records of topics, and commands.
+    Commands(AggregateName, Arc<CommandSource>),
 }
 
 impl ProjectionDeployment {
@@ -87,12 +102,52 @@ impl ProjectionDeployment {
             lanes: trigger.lanes,
             lane_by: trigger.lane_by.clone(),
             retry: trigger.retry,
+            dead_letter: trigger.dead_letter.clone(),
             max_parked: trigger.max_parked,
             limits: function.limits,
             instances: function.instances,
         };
-        let effects = Effects { from: trigger.from, capabilities, secrets };
+        let effects = Effects { from: trigger.from, effect: Effect::Function { capabilities, secrets } };
         Self { spec, module, models: Vec::new(), effects: Some(effects) }
+    }
+
+    /// What sends the commands that records of topics are.
+    pub(crate) fn of_commands(
+        aggregate: &AggregateSpec,
+        source: &CommandSource,
+        module: Digest,
+        from: Beginning,
+    ) -> Self {
+        let spec = ProjectionSpec {
+            name: aggregate.consumer(),
+            module: aggregate.module.clone(),
+            models: BTreeSet::new(),
+            source: Source::Topics(TopicSource {
+                topics: source.topics.clone(),
+                types: BTreeSet::new(),
+                group: source.group.clone(),
+                via: Via::Log,
+            }),
+            batch: source.batch,
+            lanes: NonZeroUsize::MIN,
+            lane_by: LaneBy::Record(source.key.clone()),
+            retry: source.retry,
+            dead_letter: source.dead_letter.clone(),
+            max_parked: source.max_parked,
+            limits: aggregate.limits,
+            instances: aggregate.instances,
+        };
+        let effect = Effect::Commands(aggregate.name.clone(), Arc::new(source.clone()));
+        Self { spec, module, models: Vec::new(), effects: Some(Effects { from, effect }) }
+    }
+
+    /// What it is.
+    pub(super) fn kind(&self) -> Kind {
+        match self.effects.as_ref().map(|effects| &effects.effect) {
+            None => Kind::Projection,
+            Some(Effect::Function { .. }) => Kind::Function,
+            Some(Effect::Commands(..)) => Kind::Commands,
+        }
     }
 
     /// Events that the projector takes at once.
@@ -165,7 +220,7 @@ pub(super) fn beginning(from: Beginning, log: &dyn EventLog) -> Position {
 }
 
 impl Effects {
-    /// The function, to be called as a projection's module is.
+    /// What is to be called as a projection's module is.
     pub(super) fn module(
         &self,
         deps: &ProjectionDeps,
@@ -173,10 +228,16 @@ impl Effects {
         spec: &ProjectionSpec,
     ) -> Result<Arc<dyn ProjectionModule>, CallError> {
         let app = function.app.clone();
+        let (capabilities, secrets) = match &self.effect {
+            Effect::Function { capabilities, secrets } => (capabilities.clone(), secrets.clone()),
+            Effect::Commands(aggregate, source) => {
+                return Ok(Arc::new(Commands::new(deps, aggregate.clone(), source.clone())));
+            }
+        };
         let function = FunctionSpec {
             function: format!("function.{}", spec.name).into(),
-            capabilities: self.capabilities.clone(),
-            secrets: self.secrets.clone(),
+            capabilities,
+            secrets,
             ..function
         };
         Ok(Arc::new(Handler {

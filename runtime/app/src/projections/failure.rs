@@ -107,10 +107,10 @@ impl Front {
     pub(super) fn failed(&mut self, failed: Failed, positions: &[Position], attempts: u32) -> Next {
         match failed {
             Failed::Host(reason) => Next::Wait(reason),
-            Failed::Module { index: Some(index), reason } => {
-                self.event_failed(index, reason, positions, attempts)
+            Failed::Module { index: Some(index), reason, poison } => {
+                self.event_failed(index, reason, positions, if poison { 1 } else { attempts })
             }
-            Failed::Module { index: None, reason } if positions.len() == 1 => {
+            Failed::Module { index: None, reason, .. } if positions.len() == 1 => {
                 self.event_failed(0, reason, positions, attempts)
             }
             Failed::Module { index: None, .. } => {
@@ -141,6 +141,7 @@ mod tests {
         attempts: std::num::NonZeroU32::new(5).unwrap(),
         backoff: Duration::from_millis(100),
         max_backoff: Duration::from_secs(10),
+        max_age: None,
     };
 
     fn positions(range: std::ops::Range<u64>) -> Vec<Position> {
@@ -148,7 +149,7 @@ mod tests {
     }
 
     fn trap() -> Failed {
-        Failed::Module { index: None, reason: "trap".into() }
+        Failed::Module { index: None, reason: "trap".into(), poison: false }
     }
 
     #[test]
@@ -181,12 +182,12 @@ mod tests {
     #[test]
     fn what_stands_before_a_named_event_is_tried_first_and_then_that_event_alone() {
         let mut front = Front::new(8, None);
-        let named = Failed::Module { index: Some(3), reason: "no".into() };
+        let named = Failed::Module { index: Some(3), reason: "no".into(), poison: false };
         assert_eq!(front.failed(named, &positions(1..9), 5), Next::Fewer);
         assert_eq!(front.size(&positions(1..9)), 3);
         front.passed(Position(3));
         assert_eq!(front.size(&positions(4..9)), 1);
-        let alone = Failed::Module { index: Some(0), reason: "no".into() };
+        let alone = Failed::Module { index: Some(0), reason: "no".into(), poison: false };
         assert!(
             matches!(front.failed(alone, &positions(4..5), 5), Next::Again(tried) if tried.attempts == 2)
         );

@@ -5,11 +5,12 @@
 //! failures (see `failure`).
 
 use super::overlay::{Models, Overlay, Touches};
-use ebb_domain::event::StoredEvent;
+use ebb_domain::event::{Position, StoredEvent};
 use ebb_domain::manifest::LaneBy;
 use ebb_domain::port::guest::{ApplyError, CallError, ProjectionModule};
 use ebb_domain::port::models::{ModelError, ProjectionStore};
 use ebb_domain::text::Text;
+use ebb_domain::topic;
 use futures_util::FutureExt;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::num::NonZeroUsize;
@@ -33,7 +34,20 @@ pub(super) fn lane_key(lane_by: &LaneBy, event: &StoredEvent) -> Text {
         LaneBy::Stream => event.stream().text().clone(),
         LaneBy::Correlation => bounded(event.commit.correlation_id.clone()),
         LaneBy::Field(field) => field_of(event, field).map_or_else(|| event.stream().text().clone(), bounded),
+        // What nobody can read is in nobody's way.
+        LaneBy::Record(_) if topic::is_unreadable(event) => alone(event.stream().text(), event.position),
+        LaneBy::Record(selector) => {
+            let select =
+                |envelope: topic::Envelope| selector.select(&envelope, || event.json().unwrap_or_default());
+            let key = event.envelope().and_then(select);
+            key.map_or_else(|| event.stream().text().clone(), bounded)
+        }
     }
+}
+
+/// The key of one event that is parked without holding up others.
+pub(super) fn alone(key: &str, position: Position) -> Text {
+    bounded(format!("{key}@{position}").into())
 }
 
 /// A top-level text or number of the event's JSON data.
@@ -60,6 +74,8 @@ pub(super) enum Failed {
         /// The index of the event that failed; those before it could be applied.
         index: Option<usize>,
         reason: String,
+        /// Trying again is of no use.
+        poison: bool,
     },
     /// Something on our side: no instance free, an artefact that can't be read, the store. It says nothing about the
     /// events, and passes.
@@ -69,14 +85,19 @@ pub(super) enum Failed {
 impl From<ApplyError> for Failed {
     fn from(error: ApplyError) -> Self {
         match error {
-            ApplyError::Event { index, message } => Self::Module { index: Some(index), reason: message },
+            ApplyError::Event { index, message } => {
+                Self::Module { index: Some(index), reason: message, poison: false }
+            }
+            ApplyError::Poison { index, message } => {
+                Self::Module { index: Some(index), reason: message, poison: true }
+            }
             ApplyError::Call(
                 error @ (CallError::Overloaded { .. }
                 | CallError::Failed(_)
                 | CallError::InstanceLost
                 | CallError::BadSnapshot(_)),
             ) => Self::Host(error.to_string()),
-            ApplyError::Call(error) => Self::Module { index: None, reason: error.to_string() },
+            ApplyError::Call(error) => Self::Module { index: None, reason: error.to_string(), poison: false },
         }
     }
 }
@@ -96,8 +117,19 @@ pub(super) struct Applier {
 }
 
 impl Applier {
-    /// Applies events in order, in one call.
+    /// Applies events in order, in one call, up to the first that is a record nobody can read.
     pub(super) async fn apply(&self, events: &[StoredEvent]) -> Result<Touches, Failed> {
+        let Some(index) = events.iter().position(topic::is_unreadable) else {
+            return self.apply_readable(events).await;
+        };
+        let touches = self.apply_readable(&events[..index]).await?;
+        drop(touches);
+        let problem = events[index].envelope().and_then(|envelope| envelope.problem);
+        let reason = format!("the record can't be read: {}", problem.unwrap_or_default());
+        Err(Failed::Module { index: Some(index), reason, poison: true })
+    }
+
+    async fn apply_readable(&self, events: &[StoredEvent]) -> Result<Touches, Failed> {
         if events.is_empty() {
             return Ok(Touches::none());
         }
@@ -111,7 +143,7 @@ impl Applier {
             Err(ApplyError::Event { index, message }) if index >= events.len() => {
                 let reason =
                     format!("the module says that event {index} of {} failed: {message}", events.len());
-                Err(Failed::Module { index: None, reason })
+                Err(Failed::Module { index: None, reason, poison: false })
             }
             Err(error) => Err(error.into()),
         }

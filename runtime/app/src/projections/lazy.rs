@@ -3,7 +3,7 @@
 
 use super::reader::ModelReader;
 use super::service::{ProjectionDeployment, ProjectionDeps, ProjectionError, Projections};
-use super::status::{Kind, ProjectionStatus};
+use super::status::ProjectionStatus;
 use ebb_domain::event::Position;
 use ebb_domain::name::{AppName, ModelName};
 use ebb_domain::port::log::Durable;
@@ -99,7 +99,7 @@ impl LazyProjections {
         if let Some(rest) = rest {
             let resting = |deployment: &ProjectionDeployment| {
                 let models = deployment.spec.models.iter().cloned().collect();
-                let kind = if deployment.effects.is_some() { Kind::Function } else { Kind::Projection };
+                let kind = deployment.kind();
                 ProjectionStatus::resting(deployment.spec.name.clone(), kind, models, rest)
             };
             *self.resting.lock() = set.iter().map(resting).collect();

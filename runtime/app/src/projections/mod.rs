@@ -14,6 +14,7 @@
 //! * No event is skipped but by command: it is applied, parked, or the projection stands still and says so.
 //! * A reader never sees the mark go back: a version serves once it has got as far as the one before it.
 
+mod dead_letter;
 mod effects;
 mod failure;
 mod lanes;
@@ -30,7 +31,7 @@ mod tests;
 mod version;
 mod window;
 
-pub use effects::Effects;
+pub use effects::{Effect, Effects};
 pub(crate) use lazy::LazyProjections;
 pub use parking::{Retried, Seek, Skipped};
 pub use reader::{ModelReader, NotFresh, Waited};

@@ -3,8 +3,9 @@
 //! It is a task of its own and the only writer of its rows. Reads of committed rows by the module take microseconds and
 //! run where the module runs; commits wait for the disk, and run on the pool of threads that may block.
 
+use super::dead_letter;
 use super::failure::{Backoff, Front, Next};
-use super::lanes::{Applier, Failed, Splitter, lane_key};
+use super::lanes::{Applier, Failed, Splitter, alone, lane_key};
 use super::parking::{Command, ParkedKeys};
 use super::service::{ProjectionDeps, Slot};
 use super::status::State;
@@ -13,10 +14,12 @@ use super::window::Window;
 use ebb_domain::event::{Position, StoredEvent};
 use ebb_domain::manifest::Source;
 use ebb_domain::name::{AppName, ProjectionName};
-use ebb_domain::port::log::{Durable, EventFilter, EventLog, ReadLimits};
+use ebb_domain::port::log::{Durable, EventFilter, EventLog, ReadLimits, Records};
 use ebb_domain::port::models::{ModelError, ParkChange, ProjectionStore, RowBatch, Tried};
 use ebb_domain::text::Text;
 use ebb_domain::time::Timestamp;
+use ebb_domain::topic::UNREADABLE;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -370,13 +373,15 @@ impl Projector {
                 let parks = batch.parks(window, lane_by);
                 self.pass(batch.len, touches.into_changes(), parks, positions.len()).await
             }
-            Err(Failed::Module { index: Some(index @ 1..), reason }) if self.version.has_effects() => {
+            Err(Failed::Module { index: Some(index @ 1..), reason, poison })
+                if self.version.has_effects() =>
+            {
                 // What stands before it was done, and is not to be done again.
                 let at = window.iter().position(|event| event.position == positions[index]);
                 let done = batch.before(at.unwrap_or(0));
                 let parks = done.parks(window, lane_by);
                 self.pass(done.len, Vec::new(), parks, index).await?;
-                self.failed(Failed::Module { index: Some(0), reason }, &positions[index..]).await
+                self.failed(Failed::Module { index: Some(0), reason, poison }, &positions[index..]).await
             }
             Err(failed) => self.failed(failed, &positions).await,
         }
@@ -405,7 +410,7 @@ impl Projector {
     }
 
     async fn failed(&mut self, failed: Failed, positions: &[Position]) -> Flow<After> {
-        let attempts = self.program.deployment.spec.retry.attempts.get();
+        let attempts = self.attempts(positions);
         self.version.count(|counters| counters.failures += 1);
         match self.front.failed(failed, positions, attempts) {
             Next::Fewer => Ok(After::GoOn),
@@ -418,6 +423,14 @@ impl Projector {
             }
             Next::Park(tried) => self.park(tried).await,
         }
+    }
+
+    /// How often the first of these events is tried: not again, once it is older than it may be.
+    fn attempts(&self, positions: &[Position]) -> u32 {
+        let retry = &self.program.deployment.spec.retry;
+        let first = self.buffer.iter().find(|event| Some(&event.position) == positions.first());
+        let age = first.map(|event| self.now().since(event.commit.recorded_at)).unwrap_or_default();
+        if retry.max_age.is_some_and(|most| age > most) { 1 } else { retry.attempts.get() }
     }
 
     /// Keeps how often the first event was tried.
@@ -437,7 +450,17 @@ impl Projector {
             return Err(Stop::Host(format!("the failing event at {} is gone", tried.position)));
         };
         let lane_by = &self.program.deployment.spec.lane_by;
-        let key = lane_key(lane_by, &events[index]);
+        let mut key = lane_key(lane_by, &events[index]);
+        if let Some(topic) = &self.program.deployment.spec.dead_letter {
+            // The broker has it before anything here goes on: a crash in between sends it twice, and never not at all.
+            let record =
+                dead_letter::record(topic, &self.deps.app, self.name(), &events[index], &tried, self.now());
+            self.deps
+                .publish(record)
+                .await
+                .map_err(|error| Stop::Host(format!("no dead letter could be sent: {error}")))?;
+            key = alone(&key, tried.position);
+        }
         let mut parks: Vec<ParkChange> = events[..index]
             .iter()
             .map(|event| ParkChange::Queue { key: lane_key(lane_by, event), position: event.position })
@@ -651,11 +674,20 @@ impl Projector {
 }
 
 fn filter(source: &Source) -> EventFilter {
-    let Source::Log { aggregates, types } = source;
-    let categories =
-        (!aggregates.is_empty()).then(|| aggregates.iter().map(|name| name.text().clone()).collect());
-    let types = (!types.is_empty()).then(|| types.iter().map(|name| name.text().clone()).collect());
-    EventFilter { categories, types }
+    fn set<N: AsRef<str>>(names: &BTreeSet<N>) -> Option<HashSet<Text>> {
+        (!names.is_empty()).then(|| names.iter().map(|name| name.as_ref().into()).collect())
+    }
+    match source {
+        Source::Log { aggregates, types } => {
+            EventFilter { categories: set(aggregates), types: set(types), records: Records::None }
+        }
+        Source::Topics(source) => EventFilter {
+            categories: None,
+            // Nobody can say of what type it is: everybody is told.
+            types: set(&source.types).map(|types| types.into_iter().chain([UNREADABLE.into()]).collect()),
+            records: Records::Of(set(&source.topics).unwrap_or_default()),
+        },
+    }
 }
 
 /// Opening the rows again finds out whether they are damaged, and has them built anew if they are.

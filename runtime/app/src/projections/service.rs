@@ -5,7 +5,7 @@ use super::overlay::Models;
 use super::parking::{Command, Retried, Seek, Skipped};
 use super::projector::{Projector, Runner};
 use super::reader::ModelReader;
-use super::status::{Kind, ProjectionStatus, State};
+use super::status::{ProjectionStatus, State};
 use super::version::{self, Body, Program, Version};
 use crate::app::App;
 use ebb_domain::digest::Digest;
@@ -14,10 +14,12 @@ use ebb_domain::manifest::ProjectionSpec;
 use ebb_domain::model::ModelSchema;
 use ebb_domain::name::{AppName, ModelName, ProjectionName};
 use ebb_domain::port::Clock;
+use ebb_domain::port::bus::{BusError, BusErrorKind, OptionalBus};
 use ebb_domain::port::guest::{CallError, Engine, FunctionSpec, TriggerKind};
 use ebb_domain::port::log::EventLog;
 use ebb_domain::port::models::{ModelError, ModelStores, Parked, ProjectionVersion, RowBatch};
 use ebb_domain::text::Text;
+use ebb_domain::topic::NewRecord;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use parking_lot::{Mutex, RwLock};
 use std::collections::{BTreeMap, HashMap};
@@ -44,6 +46,16 @@ pub struct ProjectionDeps {
     pub stores: Arc<dyn ModelStores>,
     /// The wall clock, for what people read; waiting goes by tokio's.
     pub clock: Arc<dyn Clock>,
+    /// Kafka, where the node has it.
+    pub bus: OptionalBus,
+}
+
+impl ProjectionDeps {
+    /// Produces a record.
+    pub(crate) async fn publish(&self, record: NewRecord) -> Result<(), BusError> {
+        let none = || BusError::new(BusErrorKind::Denied, "the node has no brokers: set `kafka.brokers`");
+        self.bus.as_ref().ok_or_else(none)?.publish(vec![record]).await
+    }
 }
 
 /// One projection of a deployment.
@@ -485,7 +497,7 @@ impl Projections {
             let building = slot.building().filter(|building| !Arc::ptr_eq(building, &serving));
             ProjectionStatus {
                 name: slot.name.clone(),
-                kind: if serving.has_effects() { Kind::Function } else { Kind::Projection },
+                kind: serving.kind(),
                 models: serving.models.all().iter().map(|model| model.name.clone()).collect(),
                 serving: serving.status(end),
                 building: building.map(|version| version.status(end)),

@@ -71,6 +71,8 @@ pub struct Counters {
     pub collisions: u64,
     /// Calls of the module that failed.
     pub failures: u64,
+    /// Commands of topics that were refused.
+    pub refused: u64,
 }
 
 /// A version of a projection.
@@ -104,6 +106,8 @@ pub enum Kind {
     Projection,
     /// An event function: reacts to events.
     Function,
+    /// Sends the commands that records of topics are.
+    Commands,
 }
 
 /// A projection, or an event function.

@@ -2,7 +2,7 @@
 
 use super::overlay::Models;
 use super::service::ProjectionDeployment;
-use super::status::{Counters, State, VersionStatus};
+use super::status::{Counters, Kind, State, VersionStatus};
 use ebb_domain::digest::Digest;
 use ebb_domain::event::Position;
 use ebb_domain::manifest::{LaneBy, Source};
@@ -24,14 +24,23 @@ pub(super) fn declared(deployment: &ProjectionDeployment) -> ProjectionVersion {
         return generation_zero(Digest::of(b"ebbtide event function 1"));
     }
     let mut parts: Vec<Vec<u8>> = vec![b"ebbtide projection 1".to_vec(), deployment.module.0.to_vec()];
-    let Source::Log { aggregates, types } = &deployment.spec.source;
     let list = |names: Vec<&str>| names.join("\n").into_bytes();
-    parts.push(list(aggregates.iter().map(|name| &**name).collect()));
-    parts.push(list(types.iter().map(|name| &**name).collect()));
+    match &deployment.spec.source {
+        Source::Log { aggregates, types } => {
+            parts.push(list(aggregates.iter().map(|name| &**name).collect()));
+            parts.push(list(types.iter().map(|name| &**name).collect()));
+        }
+        Source::Topics(source) => {
+            parts.push(b"topics".to_vec());
+            parts.push(list(source.topics.iter().map(|name| &**name).collect()));
+            parts.push(list(source.types.iter().map(|name| &**name).collect()));
+        }
+    }
     parts.push(match &deployment.spec.lane_by {
         LaneBy::Stream => b"stream".to_vec(),
         LaneBy::Correlation => b"correlation".to_vec(),
         LaneBy::Field(field) => format!("field {field}").into_bytes(),
+        LaneBy::Record(selector) => format!("record {}", selector.describe()).into_bytes(),
     });
     let mut models: Vec<_> = deployment.models.iter().collect();
     models.sort_unstable_by(|a, b| a.name.cmp(&b.name));
@@ -161,6 +170,11 @@ impl Version {
         })
     }
 
+    /// What it is a version of.
+    pub(super) fn kind(&self) -> Kind {
+        self.program.as_ref().map_or(Kind::Projection, |program| program.deployment.kind())
+    }
+
     /// Whether it is an event function's.
     pub(super) fn has_effects(&self) -> bool {
         self.program.as_ref().is_some_and(|program| program.deployment.effects.is_some())
@@ -217,7 +231,10 @@ impl Version {
             mark,
             lag: end.0.saturating_sub(mark.0),
             parked,
-            counters: progress.counters,
+            counters: Counters {
+                refused: self.program.as_ref().map_or(0, |program| program.module.refused()),
+                ..progress.counters
+            },
             last_error: progress.last_error,
             size_bytes: Some(body.store.size_bytes()),
         }

@@ -450,9 +450,8 @@ impl EventLog for MemoryLog {
         let read = self.look(|commits| {
             let first = commits.partition_point(|commit| commit.header.last_position() <= after);
             let events = commits[first..].iter().flat_map(|commit| &commit.events);
-            let wanted = events.filter(|event| {
-                event.position > after && filter.wants(event.stream().category(), &event.event_type)
-            });
+            let wanted = events
+                .filter(|event| event.position > after && filter.wants(event.stream(), &event.event_type));
             let (events, all) = take(wanted.cloned(), limits, StoredEvent::weight);
             let end = commits.last().map_or(Position::START, |commit| commit.header.last_position());
             let scanned_to = match events.last() {
@@ -580,7 +579,8 @@ mod tests {
         for stream in ["account-1", "flight-1", "account-2", "flight-2"] {
             log.given(stream, "Opened", &json!({}));
         }
-        let accounts = EventFilter { categories: Some([Text::from_static("account")].into()), types: None };
+        let accounts =
+            EventFilter { categories: Some([Text::from_static("account")].into()), ..EventFilter::default() };
         let one = ReadLimits { items: 1, bytes: 1 << 20 };
         let read = log.read(Position::START, &accounts, one).await.unwrap();
         assert_eq!((read.events.len(), read.scanned_to), (1, Position(1)));

@@ -19,7 +19,7 @@ struct ParkedPage {
 /// What became of a retry or a skip.
 #[derive(Debug, Default, Deserialize, Serialize)]
 #[serde(default)]
-struct Acted {
+pub(super) struct Acted {
     /// Events that are in the rows now.
     #[serde(skip_serializing_if = "Option::is_none")]
     applied: Option<u64>,
@@ -33,7 +33,11 @@ struct Acted {
     failed: Option<String>,
 }
 
-async fn projection(server: &Server, app: Option<&str>, projection: &str) -> Result<Path, Failure> {
+pub(super) async fn projection(
+    server: &Server,
+    app: Option<&str>,
+    projection: &str,
+) -> Result<Path, Failure> {
     let app = match app {
         Some(app) => app.to_owned(),
         None => only_app(server).await?,
@@ -92,7 +96,8 @@ pub(crate) async fn parked(output: Output, args: Args) -> Result<Exit, Failure> 
     }
 }
 
-async fn list(output: Output, server: &Server, path: &Path) -> Result<Exit, Failure> {
+/// All parked keys of a projection.
+pub(super) async fn parked_of(server: &Server, path: &Path) -> Result<Vec<Parked>, Failure> {
     let mut all: Vec<Parked> = Vec::new();
     let mut after: Option<String> = None;
     loop {
@@ -104,9 +109,13 @@ async fn list(output: Output, server: &Server, path: &Path) -> Result<Exit, Fail
         all.extend(page.parked);
         after = page.next;
         if after.is_none() {
-            break;
+            return Ok(all);
         }
     }
+}
+
+async fn list(output: Output, server: &Server, path: &Path) -> Result<Exit, Failure> {
+    let all = parked_of(server, path).await?;
     if output.json {
         all.iter().try_for_each(|parked| output.json(parked))?;
     } else if all.is_empty() {
@@ -144,10 +153,15 @@ async fn act(output: Output, args: &ParkedKey, action: &str, body: Value) -> Res
     let path =
         projection(&server, args.app.as_deref(), &args.projection).await?.segment("parked").segment(action);
     let acted: Acted = server.json(server.request(Method::POST, &path).json(&body)).await?;
+    act_on(output, &args.key, &acted)
+}
+
+/// Says what became of a key.
+pub(super) fn act_on(output: Output, key: &str, acted: &Acted) -> Result<Exit, Failure> {
     if output.json {
-        output.json(&acted)?;
+        output.json(acted)?;
     } else {
-        output.line(render_acted(&args.key, &acted, output.style()))?;
+        output.line(render_acted(key, acted, output.style()))?;
     }
     Ok(if acted.remaining == 0 { Exit::Done } else { Exit::No })
 }

@@ -44,11 +44,14 @@ pub(crate) async fn run(output: Output, args: Status) -> Result<Exit, Failure> {
         let answer: Value = server.json(server.get(&Path::new().segment(what))).await?;
         Ok::<_, Failure>(answer.get(what).cloned().unwrap_or_default())
     };
-    let (apps, projections, functions) = tokio::try_join!(ask("apps"), ask("projections"), ask("functions"))?;
+    let (apps, projections, functions, kafka) =
+        tokio::try_join!(ask("apps"), ask("projections"), ask("functions"), ask("kafka"))?;
     if output.json {
-        output.json(&json!({ "apps": apps, "projections": projections, "functions": functions }))?;
+        output.json(
+            &json!({ "apps": apps, "projections": projections, "functions": functions, "kafka": kafka }),
+        )?;
     } else {
-        output.line(render(&apps, &projections, &functions, output.style()))?;
+        output.line(render(&apps, &projections, &functions, &kafka, output.style()))?;
     }
     Ok(Exit::Done)
 }
@@ -88,11 +91,53 @@ const FUNCTIONS: &[Column] = &[
     ("errors", "/errors", Align::Right),
 ];
 
-fn render(apps: &Value, projections: &Value, functions: &Value, style: Palette) -> String {
+const RELAYS: &[Column] = &[
+    ("relay of", "/app", Align::Left),
+    ("state", "/relay/state", Align::Left),
+    ("position", "/relay/mark", Align::Right),
+    ("lag", "/relay/lag", Align::Right),
+    ("error", "/relay/error", Align::Left),
+    ("reason", "/relay/reason", Align::Left),
+];
+
+const GROUPS: &[Column] = &[
+    ("group", "/group", Align::Left),
+    ("app", "/app", Align::Left),
+    ("topics", "/topics", Align::Left),
+    ("state", "/state", Align::Left),
+    ("records", "/records", Align::Right),
+    ("lag", "/lag", Align::Right),
+    ("error", "/error", Align::Left),
+    ("reason", "/reason", Align::Left),
+];
+
+/// Relays, and consumer groups, each with its app.
+fn kafka_tables(kafka: &Value) -> (Value, Value) {
+    let apps = kafka.as_array().into_iter().flatten();
+    let relays = apps.clone().filter(|app| app["relay"].is_object()).cloned().collect();
+    let groups = apps.flat_map(|app| {
+        let groups = app["groups"].as_array().into_iter().flatten();
+        groups.map(|group| {
+            let mut group = group.clone();
+            group["app"] = app["app"].clone();
+            group
+        })
+    });
+    (relays, groups.collect())
+}
+
+fn render(apps: &Value, projections: &Value, functions: &Value, kafka: &Value, style: Palette) -> String {
     if apps.as_array().is_none_or(Vec::is_empty) {
         return "no app is deployed; deploy one with `ebb deploy DIR`".to_owned();
     }
-    let parts = [(apps, APPS), (projections, PROJECTIONS), (functions, FUNCTIONS)];
+    let (relays, groups) = kafka_tables(kafka);
+    let parts = [
+        (apps, APPS),
+        (projections, PROJECTIONS),
+        (functions, FUNCTIONS),
+        (&relays, RELAYS),
+        (&groups, GROUPS),
+    ];
     let tables = parts.into_iter().filter_map(|(entries, columns)| table(entries, columns));
     tables.map(|table| table.render(style)).collect::<Vec<_>>().join("\n\n")
 }
@@ -140,7 +185,7 @@ mod tests {
             "app": "bank", "projection": "balances", "building": null,
             "state": "catching-up", "mark": 1230, "lag": 4, "parked": 0, "last_error": null
         }]);
-        insta::assert_snapshot!(render(&apps, &projections, &json!([]), Palette(false)), @r"
+        insta::assert_snapshot!(render(&apps, &projections, &json!([]), &json!([]), Palette(false)), @r"
         app   state  deployment  deployed at          position  hosts
         bank  idle            3  2013-01-01 07:00:00     1,234
 

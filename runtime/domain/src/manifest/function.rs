@@ -3,7 +3,7 @@
 use super::problem::Place;
 use super::{Allow, Batch, LaneBy, Retry, Source};
 use crate::limits::{InstancePolicy, Limits};
-use crate::name::{AggregateName, FunctionName, ModelName};
+use crate::name::{AggregateName, FunctionName, ModelName, TopicName};
 use crate::outbound::Outbound;
 use crate::port::guest::Grants;
 use crate::route::Route;
@@ -58,6 +58,8 @@ pub struct EventTrigger {
     pub lane_by: LaneBy,
     /// How often a failing event is tried before its key is parked.
     pub retry: Retry,
+    /// Where an event goes that failed for the last time, besides being parked alone; none: its key is parked.
+    pub dead_letter: Option<TopicName>,
     /// Parked keys at which the function halts.
     pub max_parked: u64,
 }

@@ -17,7 +17,11 @@ pub use problem::{FILE_NAME, Place, Problem, ProblemKind, Problems};
 
 use crate::limits::{InstancePolicy, Limits};
 use crate::model::ModelSchema;
-use crate::name::{AggregateName, AppName, CommandName, EventType, FunctionName, ModelName, ProjectionName};
+use crate::name::{
+    AggregateName, AppName, CommandName, EventType, FunctionName, ModelName, ProjectionName, TopicName,
+};
+use crate::text::Text;
+use crate::topic::{CommandSource, RelaySpec, Selector, TopicSource, TopicSpec, Via};
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::num::{NonZeroU32, NonZeroUsize};
@@ -43,7 +47,24 @@ pub struct Manifest {
     pub projections: BTreeMap<ProjectionName, ProjectionSpec>,
     /// Functions by name.
     pub functions: BTreeMap<FunctionName, FunctionSpec>,
+    /// How records of topics are read, by topic. Topics that are not here are read by the defaults.
+    pub topics: BTreeMap<TopicName, TopicSpec>,
+    /// How events go to Kafka.
+    pub relay: Relay,
+    needs_kafka: Option<(String, Place)>,
     files: Vec<FileRef>,
+}
+
+/// `app.relay`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Relay {
+    /// Nothing is said: events go to Kafka if the node has brokers.
+    #[default]
+    Default,
+    /// They don't.
+    Off,
+    /// They do, in this way.
+    On(RelaySpec),
 }
 
 impl Manifest {
@@ -71,6 +92,49 @@ impl Manifest {
     #[must_use]
     pub fn files(&self) -> &[FileRef] {
         &self.files
+    }
+
+    /// Consumers of topics: by group, which topics, and where each of them begins.
+    #[must_use]
+    pub fn consumed(&self) -> BTreeMap<Text, BTreeMap<TopicName, TopicSpec>> {
+        let mut groups: BTreeMap<Text, BTreeMap<TopicName, TopicSpec>> = BTreeMap::new();
+        let projections = self.projections.values().map(|projection| &projection.source);
+        let functions = self.functions.values().filter_map(|function| match &function.trigger {
+            Trigger::Events(trigger) => Some(&trigger.source),
+            Trigger::Http(_) => None,
+        });
+        let sources = projections.chain(functions).filter_map(|source| match source {
+            Source::Topics(source) if source.via == Via::Log => Some((&source.group, &source.topics)),
+            _ => None,
+        });
+        let commands = self.aggregates.values().filter_map(|aggregate| aggregate.source.as_ref());
+        for (group, topics) in sources.chain(commands.map(|source| (&source.group, &source.topics))) {
+            let group = groups.entry(group.clone()).or_default();
+            group.extend(topics.iter().map(|topic| (topic.clone(), self.topic(topic))));
+        }
+        groups
+    }
+
+    /// How records of a topic are read.
+    #[must_use]
+    pub fn topic(&self, topic: &TopicName) -> TopicSpec {
+        self.topics.get(topic).cloned().unwrap_or_default()
+    }
+
+    /// How events go to Kafka, if they do; `brokers` says whether the node has some.
+    #[must_use]
+    pub fn relay(&self, brokers: bool) -> Option<RelaySpec> {
+        match &self.relay {
+            Relay::On(spec) => Some(spec.clone()),
+            Relay::Default if brokers && !self.aggregates.is_empty() => Some(RelaySpec::default()),
+            Relay::Default | Relay::Off => None,
+        }
+    }
+
+    /// The first thing in it that needs Kafka, as its key: `projection.delays.source`; none if nothing does.
+    #[must_use]
+    pub fn needs_kafka(&self) -> Option<&(String, Place)> {
+        self.needs_kafka.as_ref()
     }
 
     /// The projection that writes a model.
@@ -144,9 +208,17 @@ pub struct AggregateSpec {
     pub limits: Limits,
     /// How its instances live.
     pub instances: InstancePolicy,
+    /// Topics whose records are commands.
+    pub source: Option<CommandSource>,
 }
 
 impl AggregateSpec {
+    /// The name by which its commands from topics are consumed, among projections and event functions.
+    #[must_use]
+    pub fn consumer(&self) -> ProjectionName {
+        ProjectionName::trusted(format!("{}-commands", self.name).into())
+    }
+
     /// `snapshot-every` where the manifest does not say.
     pub const DEFAULT_SNAPSHOT_EVERY: NonZeroU32 = NonZeroU32::new(100).unwrap();
 }
@@ -202,6 +274,8 @@ pub struct ProjectionSpec {
     pub lane_by: LaneBy,
     /// How often a failing event is tried before its key is parked.
     pub retry: Retry,
+    /// Where an event goes that failed for the last time, besides being parked alone; none: its key is parked.
+    pub dead_letter: Option<TopicName>,
     /// Parked keys at which the projection halts.
     pub max_parked: u64,
     /// Bounds.
@@ -218,6 +292,8 @@ impl ProjectionSpec {
 /// Where a projection's events come from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Source {
+    /// Kafka topics.
+    Topics(TopicSource),
     /// The app's log.
     Log {
         /// Only events of these aggregates; empty: of all.
@@ -245,6 +321,19 @@ pub enum LaneBy {
     Correlation,
     /// A top-level text or number of the event's JSON data; events without it go by stream.
     Field(String),
+    /// A part of the record that the event is; those without it go by stream.
+    Record(Selector),
+}
+
+impl LaneBy {
+    /// Where the manifest does not say: by stream, and records of topics by their key.
+    #[must_use]
+    pub fn usual(source: Option<&Source>) -> Self {
+        match source {
+            Some(Source::Topics(_)) => Self::Record(Selector::Key),
+            _ => Self::Stream,
+        }
+    }
 }
 
 /// `retry = { attempts, backoff, max-backoff }`: exponential with jitter.
@@ -256,6 +345,8 @@ pub struct Retry {
     pub backoff: Duration,
     /// At most.
     pub max_backoff: Duration,
+    /// An event that is older than this when it fails is not tried again.
+    pub max_age: Option<Duration>,
 }
 
 impl Default for Batch {
@@ -270,6 +361,7 @@ impl Default for Retry {
             attempts: NonZeroU32::new(5).unwrap(),
             backoff: Duration::from_millis(100),
             max_backoff: Duration::from_secs(10),
+            max_age: None,
         }
     }
 }

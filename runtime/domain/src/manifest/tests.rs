@@ -1,7 +1,8 @@
 use super::parse::keys;
-use super::{Capabilities, FilePurpose, LaneBy, Manifest, ProblemKind, Source, Trigger};
+use super::{Capabilities, FilePurpose, LaneBy, Manifest, Source, Trigger};
 use crate::limits::{InstancePolicy, Limits};
 use crate::port::guest::{Grants, ModuleKind};
+use crate::topic::{Selector, Start, Via};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use std::time::Duration;
@@ -80,7 +81,7 @@ fn every_key_is_understood() {
     let projection = manifest.projections.values().next().unwrap();
     assert_eq!(projection.lane_by, LaneBy::Field("customer".to_owned()));
     assert_eq!(projection.retry.max_backoff, Duration::from_secs(60));
-    let Source::Log { aggregates, types } = &projection.source;
+    let Source::Log { aggregates, types } = &projection.source else { panic!("{:?}", projection.source) };
     assert_eq!((aggregates.len(), types.len()), (1, 1));
     let hello = &manifest.functions["hello".as_bytes()];
     let Trigger::Http(http) = &hello.trigger else { panic!("{:?}", hello.trigger) };
@@ -164,6 +165,7 @@ const BOUNDED: &[Bounded] = &[
     ("retry", "attempts", &["0", "101"], "1 to 100"),
     ("retry", "backoff", &["\"0ms\"", "\"2h\""], "\"1ms\" to \"1h\""),
     ("retry", "max-backoff", &["\"0ms\"", "\"2h\""], "\"1ms\" to \"1h\""),
+    ("retry", "max-age", &["\"0s\"", "\"9000h\""], "\"1s\" to \"8760h\""),
     ("http", "max-body", &["\"1025MiB\""], "\"0B\" to \"1GiB\""),
     ("http", "max-response", &["\"1025MiB\""], "\"0B\" to \"1GiB\""),
     ("", "lanes", &["0", "65"], "1 to 64"),
@@ -335,12 +337,55 @@ fn a_list_of_no_hosts_lets_a_module_import_what_sends_requests() {
 }
 
 #[test]
-fn what_a_later_version_will_know_is_called_by_its_name() {
-    let topics = bank_with("{ aggregates = [\"account\"] }", "{ topics = [\"payments\"], via = \"log\" }");
-    assert!(problem(&topics).contains("projections from Kafka topics are not available"));
-    let kinds: Vec<_> =
-        Manifest::parse(&topics).unwrap_err().into_iter().map(|problem| problem.kind).collect();
-    assert_eq!(kinds, [ProblemKind::Unavailable]);
+fn records_of_topics_are_a_source_of_events_and_of_commands() {
+    let text = bank_with("{ aggregates = [\"account\"] }", "{ topics = [\"payments\"], types = [\"Paid\"] }");
+    let text = text.replace("[aggregate.account]", "[topic.payments]\nstart = \"latest\"\ntype = { header = \"kind\" }\n\n[aggregate.account]\nsource = { topics = [\"orders\"], group = \"shop\", key = { field = \"account\" }, command = \"open\", reply-to = \"outcomes\" }");
+    let manifest = Manifest::parse(&text).unwrap_or_else(|problems| panic!("{problems}"));
+    let projection = &manifest.projections["balances".as_bytes()];
+    let Source::Topics(source) = &projection.source else { panic!("{:?}", projection.source) };
+    assert_eq!((&*source.group, source.via), ("bank", Via::Log));
+    assert_eq!(projection.lane_by, LaneBy::Record(Selector::Key), "records go by their key");
+    let commands = manifest.aggregates["account".as_bytes()].source.as_ref().unwrap();
+    assert_eq!(
+        (&commands.key, &commands.command),
+        (&Selector::Field("account".into()), &Selector::Fixed("open".into()))
+    );
+    let consumed = manifest.consumed();
+    assert_eq!(consumed.keys().map(|group| &**group).collect::<Vec<_>>(), ["bank", "shop"]);
+    assert_eq!(consumed["bank".as_bytes()]["payments".as_bytes()].start, Start::Latest);
+    assert_eq!(manifest.needs_kafka().map(|(key, _)| key.as_str()), Some("aggregate.account.source.topics"));
+    assert!(manifest.relay(true).is_some() && manifest.relay(false).is_none(), "where the node has brokers");
+}
+
+#[test]
+fn what_is_wrong_about_topics_is_said() {
+    let source = |source: &str| problem(&bank_with("{ aggregates = [\"account\"] }", source));
+    assert!(source("{ topics = [] }").contains("is empty"));
+    assert!(source("{ topics = [\"a/b\"] }").contains("is not a topic name"));
+    assert!(
+        source("{ topics = [\"a\"], aggregates = [\"account\"] }").contains("both topics and aggregates")
+    );
+    assert!(source("{ topics = [\"a\"], via = \"air\" }").contains("no way for records to come"));
+    assert!(source("{ via = \"log\" }").contains("is about topics, and there are none"));
+    let with =
+        |line: &str| problem(&bank_with("[aggregate.account]", &format!("[aggregate.account]\n{line}")));
+    assert!(with("source = {}").contains("has no `topics`"));
+    assert!(with("source = { topics = [\"a\"], dead-letter = \"a\" }").contains("would come back"));
+    assert!(
+        with("source = { topics = [\"a\"], key = { header = \"a\", field = \"b\" } }")
+            .contains("names 2 parts")
+    );
+    assert!(
+        with("source = { topics = [\"a\"], identity = \"offset\" }")
+            .contains("what makes a command the same")
+    );
+    let app = |line: &str| problem(&bank_with("name = \"bank\"", &format!("name = \"bank\"\n{line}")));
+    assert!(app("relay = \"twice\"").contains("no way to publish"));
+    assert!(app("relay = { topics = { acount = \"a\" } }").contains("there is no aggregate `acount`"));
+    assert!(
+        problem(&bank_with("[aggregate.account]", "[topic.unused]\n\n[aggregate.account]"))
+            .contains("nothing of this manifest consumes")
+    );
 }
 
 #[test]
@@ -430,6 +475,10 @@ fn editors_and_the_parser_know_the_same_keys() {
         (defs("event"), keys::EVENT),
         (defs("model"), keys::MODEL),
         (defs("projection"), keys::PROJECTION),
+        (defs("topic"), keys::TOPIC),
+        (defs("selector"), keys::SELECTOR),
+        (defs("command-source"), keys::COMMAND_SOURCE),
+        (defs("relay"), keys::RELAY),
         (defs("source"), keys::SOURCE),
         (defs("batch"), keys::BATCH),
         (defs("lane-by-field"), keys::LANE_BY),

@@ -353,6 +353,14 @@ pub enum ApplyError {
         /// What the module says.
         message: String,
     },
+    /// This event can't ever be applied, so that trying again is of no use; those before it were.
+    #[error("event {index} of the batch can't be applied: {message}")]
+    Poison {
+        /// Its index in the batch.
+        index: usize,
+        /// Why.
+        message: String,
+    },
     /// The call failed: which event did it is not known.
     #[error(transparent)]
     Call(#[from] CallError),
@@ -367,6 +375,11 @@ pub trait ProjectionModule: Send + Sync + 'static {
     /// from a clean one; what was written to `rows` is the caller's to discard.
     fn apply<'a>(&'a self, events: &'a [StoredEvent], rows: SharedRows)
     -> Future<'a, Result<(), ApplyError>>;
+
+    /// Commands that were refused, of what sends commands.
+    fn refused(&self) -> u64 {
+        0
+    }
 }
 
 /// A body as it streams: data, and perhaps trailers at its end.

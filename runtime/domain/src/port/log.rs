@@ -7,6 +7,7 @@ use crate::event::{Position, Revision, StoredEvent};
 use crate::stream::StreamId;
 use crate::text::Text;
 use crate::time::Timestamp;
+use crate::topic;
 use serde::{Deserialize, Serialize};
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -185,20 +186,44 @@ pub struct EventFilter {
     pub categories: Option<HashSet<Text>>,
     /// Event types; none: all of them.
     pub types: Option<HashSet<Text>>,
+    /// Which of those events that are records of topics.
+    pub records: Records,
+}
+
+/// Which records of topics a reader wants.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Records {
+    /// All of them, as any event.
+    #[default]
+    All,
+    /// None.
+    None,
+    /// Those of these topics, and no other events.
+    Of(HashSet<Text>),
 }
 
 impl EventFilter {
-    /// Whether an event of this category and type is wanted.
+    /// Whether an event of this stream and type is wanted.
     #[must_use]
-    pub fn wants(&self, category: &str, event_type: &str) -> bool {
-        self.wants_category(category)
+    pub fn wants(&self, stream: &StreamId, event_type: &str) -> bool {
+        self.wants_stream(stream.as_str())
             && self.types.as_ref().is_none_or(|types| types.contains(event_type.as_bytes()))
     }
 
-    /// Whether any event of this category can be wanted.
+    /// Whether any event of this stream, `category-key`, can be wanted.
     #[must_use]
-    pub fn wants_category(&self, category: &str) -> bool {
-        self.categories.as_ref().is_none_or(|categories| categories.contains(category.as_bytes()))
+    pub fn wants_stream(&self, stream: &str) -> bool {
+        let (category, key) = stream.split_once('-').unwrap_or((stream, ""));
+        let is_record = category == &*topic::CATEGORY;
+        let wanted = match &self.records {
+            Records::All => true,
+            Records::None => !is_record,
+            Records::Of(topics) => {
+                let topic = key.rsplit_once('-').map_or(key, |(topic, _)| topic);
+                is_record && topics.contains(topic.as_bytes())
+            }
+        };
+        wanted && self.categories.as_ref().is_none_or(|categories| categories.contains(category.as_bytes()))
     }
 }
 

@@ -1,5 +1,6 @@
-//! What the use cases need from the outside: traits that `store`, `engine` and, later, `bus` implement.
+//! What the use cases need from the outside: traits that `store`, `engine` and `bus` implement.
 
+pub mod bus;
 pub mod guest;
 pub mod log;
 pub mod models;

@@ -139,7 +139,7 @@ impl From<&CallError> for Outcome {
 impl From<&ApplyError> for Outcome {
     fn from(error: &ApplyError) -> Self {
         match error {
-            ApplyError::Event { .. } => Self::EventFailed,
+            ApplyError::Event { .. } | ApplyError::Poison { .. } => Self::EventFailed,
             ApplyError::Call(error) => error.into(),
         }
     }

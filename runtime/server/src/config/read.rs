@@ -67,10 +67,20 @@ settings! {
     TRACES_HEADERS = "traces.headers", "OTEL_EXPORTER_OTLP_HEADERS", "headers, as in \"authorization=Bearer%20TOKEN,x-team=a\"", "";
     TRACES_SERVICE = "traces.service", "OTEL_SERVICE_NAME", "a name", "ebbtide";
     TRACES_SAMPLE = "traces.sample", "OTEL_TRACES_SAMPLER_ARG", "a part from 0 to 1, as in \"0.01\"", "1";
+    KAFKA = "kafka.brokers", "EBB_KAFKA", "brokers, as in \"broker-1:9092,broker-2:9092\"", "";
+    KAFKA_TLS = "kafka.tls", "EBB_KAFKA_TLS", "\"on\" or \"off\"", "off";
+    KAFKA_CA = "kafka.ca", "EBB_KAFKA_CA", "a file", "";
+    KAFKA_CERTIFICATE = "kafka.certificate", "EBB_KAFKA_CERTIFICATE", "a file", "";
+    KAFKA_KEY = "kafka.key", "EBB_KAFKA_KEY", "a file", "";
+    KAFKA_SASL = "kafka.sasl", "EBB_KAFKA_SASL", "\"PLAIN\", \"SCRAM-SHA-256\" or \"SCRAM-SHA-512\"", "";
+    KAFKA_USERNAME = "kafka.username", "EBB_KAFKA_USERNAME", "a name", "";
+    KAFKA_PASSWORD = "kafka.password", "EBB_KAFKA_PASSWORD", "a password", "";
+    KAFKA_PASSWORD_FILE = "kafka.password-file", "EBB_KAFKA_PASSWORD_FILE", "a file", "";
+    KAFKA_OPTIONS = "kafka.options", "EBB_KAFKA_OPTIONS", "librdkafka's own settings, as in [\"socket.keepalive.enable=true\"]", "";
     CACHE = "index.cache", "EBB_INDEX_CACHE", "a size from 1MiB to 64GiB", "64MiB";
 }
 
-const TOP_LEVEL: &str = "data, drain, [http], [control], [scaler], [auth], [limits], [functions], [log], [apps], [traces] and [index]";
+const TOP_LEVEL: &str = "data, drain, [http], [control], [scaler], [auth], [limits], [functions], [log], [apps], [kafka], [traces] and [index]";
 
 /// One thing that is wrong with the settings.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -188,6 +198,7 @@ pub(super) fn parse(
             }),
         },
         traces: reader.traces(),
+        kafka: reader.kafka(),
         index_cache: reader.size(&CACHE, (1 << 20)..=(64 << 30)),
         apps_open: reader.count(&APPS_OPEN, 1..=100_000),
         app_idle: reader.one(&APP_IDLE, |text| {
@@ -375,6 +386,70 @@ impl Reader {
         endpoint.map(|endpoint| TracesConfig { endpoint, headers, service, sample })
     }
 
+    /// How brokers are reached; there are none without `kafka.brokers`.
+    fn kafka(&mut self) -> Option<ebb_bus::Settings> {
+        let given = |reader: &Self, setting: &Setting| {
+            reader.given.get(setting.key).map(|given| given.place.clone()).unwrap_or_default()
+        };
+        let brokers = self.list(&KAFKA).join(",");
+        let tls = self.one(&KAFKA_TLS, |text| match text {
+            "on" => Some(true),
+            "off" => Some(false),
+            _ => None,
+        });
+        let file = |reader: &mut Self, setting: &Setting| {
+            reader.one(setting, |text| Some((!text.is_empty()).then(|| std::path::PathBuf::from(text))))
+        };
+        let [ca, certificate, key] =
+            [&KAFKA_CA, &KAFKA_CERTIFICATE, &KAFKA_KEY].map(|setting| file(self, setting));
+        if !tls && (ca.is_some() || certificate.is_some() || key.is_some()) {
+            let place = given(self, &KAFKA_CA);
+            self.problem(
+                place,
+                "`kafka.ca`, `certificate` and `key` are for `kafka.tls = \"on\"`".to_owned(),
+            );
+        }
+        let mechanism = self.one(&KAFKA_SASL, |text| {
+            ["", "PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"].contains(&text).then(|| text.to_owned())
+        });
+        let username = self.one(&KAFKA_USERNAME, |text| Some(text.to_owned()));
+        let mut password = self.one(&KAFKA_PASSWORD, |text| Some(text.to_owned()));
+        if let Some(path) = file(self, &KAFKA_PASSWORD_FILE) {
+            match std::fs::read_to_string(&path) {
+                Ok(text) => password = text.trim_end_matches(['\r', '\n']).to_owned(),
+                Err(error) => {
+                    let place = given(self, &KAFKA_PASSWORD_FILE);
+                    self.problem(
+                        place,
+                        format!("`kafka.password-file` can't be read: {}: {error}", path.display()),
+                    );
+                }
+            }
+        }
+        let sasl = (!mechanism.is_empty()).then_some(ebb_bus::Sasl { mechanism, username, password });
+        if let Some(sasl) = &sasl
+            && (sasl.username.is_empty() || sasl.password.is_empty())
+        {
+            let place = given(self, &KAFKA_SASL);
+            let message =
+                "`kafka.sasl` needs `kafka.username`, and `kafka.password` or `kafka.password-file`";
+            self.problem(place, message.to_owned());
+        }
+        let mut options = Vec::new();
+        for text in self.list(&KAFKA_OPTIONS) {
+            match text.split_once('=') {
+                Some((name, value)) => options.push((name.trim().to_owned(), value.trim().to_owned())),
+                None => {
+                    // Without its value, which may be a secret.
+                    let place = given(self, &KAFKA_OPTIONS);
+                    self.problem(place, format!("`{}` takes {}", KAFKA_OPTIONS.key, KAFKA_OPTIONS.takes));
+                }
+            }
+        }
+        let tls = tls.then_some(ebb_bus::Tls { ca, certificate, key });
+        (!brokers.is_empty()).then(|| ebb_bus::Settings { brokers, node: String::new(), tls, sasl, options })
+    }
+
     fn list(&mut self, setting: &Setting) -> Vec<String> {
         match self.given.get(setting.key) {
             Some(given) if given.is_list => given.texts.clone(),
@@ -515,7 +590,7 @@ mod tests {
         .unwrap_err();
         insta::assert_snapshot!(problems, @r#"
         ebbtide.toml:1: `data` takes a folder
-        ebbtide.toml:2: `colour` is not a setting; there are data, drain, [http], [control], [scaler], [auth], [limits], [functions], [log], [apps], [traces] and [index]
+        ebbtide.toml:2: `colour` is not a setting; there are data, drain, [http], [control], [scaler], [auth], [limits], [functions], [log], [apps], [kafka], [traces] and [index]
         ebbtide.toml:4: `http.address` is `nowhere`; it takes an IP address and a port, as in "127.0.0.1:8080"
         ebbtide.toml:5: `http.port` is not a setting; there are http.address
         ebbtide.toml:7: `limits.body` is `5TiB`; it takes a size from 1KiB to 64MiB
@@ -558,6 +633,26 @@ mod tests {
         ebbtide.toml:3: `functions.weights` has `bank`; it takes apps with weights from 1 to 1000, as in ["bank=3"]
         ebbtide.toml:3: `functions.weights` has `shop=0`; it takes apps with weights from 1 to 1000, as in ["bank=3"]
         "#);
+    }
+
+    #[test]
+    fn brokers_are_reached_as_the_settings_say_and_credentials_are_never_shown() {
+        let kafka = |text: &str| from_file(&format!("[kafka]\n{text}")).map(|config| config.kafka);
+        assert_eq!(kafka("tls = 'off'"), Ok(None), "there are none without brokers");
+        let full = "brokers = ['a:9092', 'b:9092']\ntls = 'on'\nsasl = 'SCRAM-SHA-256'\nusername = 'node'\npassword = 'hush hush'";
+        let settings = kafka(full).unwrap().unwrap();
+        assert_eq!((&*settings.brokers, settings.tls.is_some()), ("a:9092,b:9092", true));
+        assert!(!format!("{settings:?}").contains("hush"));
+        for wrong in [
+            "sasl = 'PLAIN'",
+            "sasl = 'KERBEROS'",
+            "ca = 'ca.pem'",
+            "options = ['hush']",
+            "password-file = '/nowhere/x'",
+        ] {
+            let problems = kafka(&format!("brokers = 'a:9092'\n{wrong}")).unwrap_err().to_string();
+            assert!(!problems.contains("hush"), "{problems}");
+        }
     }
 
     #[test]

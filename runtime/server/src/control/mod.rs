@@ -4,6 +4,7 @@ mod apps;
 pub(crate) mod bundle;
 mod functions;
 mod guard;
+mod kafka;
 mod page;
 mod projections;
 mod reads;
@@ -101,6 +102,7 @@ impl ControlPlane {
             ("GET", ["usage"]) => self.usage(&parts),
             ("GET", ["logs"]) => crate::logs::answer(&parts, self.stopping.clone()),
             ("GET", ["projections"]) => self.projection_status(&parts),
+            ("GET", ["kafka"]) => self.kafka_status(&parts),
             ("GET", ["apps"]) => Ok(self.apps(&parts)),
             ("GET", ["apps", app]) => self.app_summary(app),
             ("PUT", ["apps", app]) => self.deploy(app, &parts, body, actor).await,
@@ -113,6 +115,7 @@ impl ControlPlane {
             ("POST", ["apps", app, "check"]) => self.check(app, &parts, body).await,
             ("POST", ["apps", app, "rollback"]) => self.rollback(app, &parts, body, actor).await,
             ("POST", ["apps", app, "replay"]) => self.replay(app, &parts, body).await,
+            ("POST", ["apps", app, "topics", topic, "accept"]) => self.accept_topic(app, topic).await,
             ("POST", ["apps", app, "projections", name, "rebuild"]) => self.rebuild(app, name).await,
             ("POST", ["apps", app, "projections", name, "seek"]) => self.seek(app, name, &parts, body).await,
             ("GET", ["apps", app, "projections", name, "parked"]) => self.parked(app, name, &parts).await,
@@ -142,9 +145,10 @@ impl Plane for ControlPlane {
 /// The methods of a path; none where there is nothing.
 fn methods(segments: &[&str]) -> Option<&'static str> {
     Some(match segments {
-        ["livez" | "readyz" | "metrics" | "functions" | "usage" | "projections" | "apps" | "logs"] => {
-            "GET, HEAD, OPTIONS"
-        }
+        [
+            "livez" | "readyz" | "metrics" | "functions" | "usage" | "projections" | "kafka" | "apps"
+            | "logs",
+        ] => "GET, HEAD, OPTIONS",
         ["apps", _] => "GET, HEAD, PUT, DELETE, OPTIONS",
         [""] | ["ui", _, ..] | ["apps", _, "events"] => "GET, HEAD, OPTIONS",
         ["apps", _, "streams" | "models" | "command-log", _]
@@ -152,6 +156,7 @@ fn methods(segments: &[&str]) -> Option<&'static str> {
         | ["apps", _, "streams", _, "state"] => "GET, HEAD, OPTIONS",
         ["apps", _, "deployments"] | ["apps", _, "projections", _, "parked"] => "GET, HEAD, OPTIONS",
         ["apps", _, "check" | "rollback" | "replay"]
+        | ["apps", _, "topics", _, "accept"]
         | ["apps", _, "projections", _, "rebuild" | "seek"]
         | ["apps", _, "projections", _, "parked", "retry" | "skip"] => "POST, OPTIONS",
         _ => return None,

@@ -65,6 +65,7 @@ impl ControlPlane {
             page.value(&[("app", app)], end.commit);
         }
         self.projection_metrics(&apps, &mut page);
+        self.kafka_metrics(&mut page);
         let mut census = (self.functions.census)();
         let offered =
             |deployment: &Deployment| deployment.offers.as_ref().map_or(0, |offers| offers.functions.len());

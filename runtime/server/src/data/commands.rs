@@ -72,6 +72,7 @@ impl DataPlane {
             correlation_id: correlation_id(headers)?,
             causation_id: id(headers, "ebb-causation-id")?,
             trace: self.begin_span(headers),
+            origin: None,
         };
         // Only an aggregate that the manifest has becomes a label.
         let counted = call.manifest.aggregates.keys().find(|name| ***name == *request.aggregate);

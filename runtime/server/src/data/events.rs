@@ -73,7 +73,7 @@ impl DataPlane {
                 _ => return Err(unknown_parameter(&name, "after, limit and types")),
             }
         }
-        let filter = EventFilter { categories: permitted_categories(call), types };
+        let filter = EventFilter { categories: permitted_categories(call), types, ..EventFilter::default() };
         let mut after = Position(after.unwrap_or(0));
         let is_live = wants_event_stream(&call.parts.headers);
         if is_live && let Some(id) = one(&call.parts.headers, "last-event-id")? {

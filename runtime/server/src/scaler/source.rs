@@ -4,6 +4,7 @@ use crate::metrics::Metrics;
 use ebb_app::node::{AppState, DeployedApp, Node};
 use ebb_app::projections::{Kind, ProjectionStatus};
 use ebb_domain::port::Future;
+use ebb_domain::port::bus::PartitionLag;
 use ebb_domain::port::scaling::{ScalingError, ScalingSource};
 use ebb_domain::scaling::{Backlog, Partition, Start};
 use std::sync::Arc;
@@ -23,6 +24,9 @@ impl NodeScaling {
     /// Looks, and opens nothing: an app at rest has read all it has.
     fn log_backlog(&self, app: &str, consumer: &str) -> Result<Backlog, ScalingError> {
         let deployed = self.app(app)?;
+        if let Some(group) = consumer.strip_prefix("group.") {
+            return group_backlog(&deployed, group);
+        }
         let status = deployed.status();
         if let Some(found) = status.projections.iter().find(|status| function(status) == consumer) {
             let partition = partition(found);
@@ -72,11 +76,36 @@ impl ScalingSource for NodeScaling {
     }
 }
 
+/// Records of topics that a consumer group has not taken, as the broker said last.
+fn group_backlog(deployed: &DeployedApp, group: &str) -> Result<Backlog, ScalingError> {
+    let groups = deployed.if_open().map(|app| app.intake_status()).unwrap_or_default();
+    let Some(found) = groups.iter().find(|found| *found.group == *group) else {
+        let there: Vec<_> = groups.iter().map(|group| &*group.group).collect();
+        let why = format!(
+            "app `{}` has no consumer group `{group}`; there are: {}",
+            deployed.name(),
+            there.join(", ")
+        );
+        return Err(ScalingError::Unknown(why));
+    };
+    if found.lag.is_none() {
+        let why = format!("the lag of group `{group}` is not known: the broker has not said yet");
+        return Err(ScalingError::Unreachable(why));
+    }
+    let partition = |lag: &PartitionLag| Partition {
+        begin: lag.end.saturating_sub(lag.lag),
+        end: lag.end,
+        committed: lag.committed.map(|committed| committed.max(lag.end.saturating_sub(lag.lag))),
+    };
+    Ok(Backlog { partitions: found.partitions.iter().map(partition).collect(), start: Start::Earliest })
+}
+
 /// As the list of functions names it.
 fn function(status: &ProjectionStatus) -> String {
     match status.kind {
         Kind::Projection => format!("projection.{}", status.name),
         Kind::Function => format!("function.{}", status.name),
+        Kind::Commands => format!("commands.{}", status.name),
     }
 }
 

@@ -279,11 +279,9 @@ impl<'a> Raw<'a> {
         &self.0[FIXED..FIXED + self.stream_len()]
     }
 
-    /// The stream's category, for a filter.
-    pub(crate) fn category(self) -> &'a str {
-        let stream = self.stream();
-        let end = stream.iter().position(|byte| *byte == b'-').unwrap_or(stream.len());
-        std::str::from_utf8(&stream[..end]).unwrap_or_default()
+    /// The stream, for a filter.
+    pub(crate) fn stream_text(self) -> &'a str {
+        std::str::from_utf8(self.stream()).unwrap_or_default()
     }
 }
 

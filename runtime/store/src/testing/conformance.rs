@@ -328,12 +328,13 @@ pub async fn filters_skip_and_still_tell_how_far_they_looked(subject: &Subject) 
         append(log, commit(name, vec![event("Opened", &number.to_string()), event("Closed", "x")])).await;
     }
     let some = |texts: &[&'static str]| Some(texts.iter().copied().map(Text::from).collect());
-    let filter = EventFilter { categories: some(&["flight"]), types: some(&["Opened"]) };
+    let filter =
+        EventFilter { categories: some(&["flight"]), types: some(&["Opened"]), ..EventFilter::default() };
     let batch = log.read(Position(4), &filter, ReadLimits::PAGE).await.unwrap();
     let data: Vec<_> = batch.events.iter().map(|event| event.data.clone()).collect();
     assert_eq!(data, ["3", "5", "7", "9"].map(Bytes::from));
     assert_eq!(batch.scanned_to, Position(20));
-    let none = EventFilter { categories: some(&["nobody"]), types: None };
+    let none = EventFilter { categories: some(&["nobody"]), ..EventFilter::default() };
     let batch = log.read(Position::START, &none, ReadLimits::PAGE).await.unwrap();
     assert_eq!((batch.events.len(), batch.scanned_to), (0, Position(20)));
     let behind = log.read(Position(20), &none, ReadLimits::PAGE).await.unwrap();

@@ -126,6 +126,7 @@ impl Kept {
 
     async fn open_with(&self, options: NodeOptions) -> Fixture {
         let deps = NodeDeps {
+            bus: None,
             storage: self.storage.clone(),
             models: self.models.clone(),
             engine: Arc::new(AnyModule(self.clone())),
@@ -235,6 +236,7 @@ async fn try_to_open(app: &Arc<App>, key: &str) -> Result<CommandReply, CommandE
         correlation_id: None,
         causation_id: None,
         trace: None,
+        origin: None,
     };
     app.command(request).await
 }

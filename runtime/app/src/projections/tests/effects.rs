@@ -1,7 +1,7 @@
 //! Event functions: what they are given, how often, and what becomes of what fails.
 
 use super::*;
-use crate::projections::effects::Effects;
+use crate::projections::effects::{Effect, Effects};
 use crate::testing::ScriptedFunction;
 use ebb_domain::manifest::Beginning;
 use http::Response;
@@ -77,7 +77,10 @@ impl Office {
     }
 
     async fn deploy(&self, module: &str) {
-        let effects = Effects { from: self.from, capabilities: Arc::default(), secrets: Arc::default() };
+        let effects = Effects {
+            from: self.from,
+            effect: Effect::Function { capabilities: Arc::default(), secrets: Arc::default() },
+        };
         let deployment = ProjectionDeployment {
             spec: self.spec.clone(),
             module: ebb_domain::digest::Digest::of(module.as_bytes()),

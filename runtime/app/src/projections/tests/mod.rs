@@ -144,6 +144,7 @@ fn projections(
     engine: &Arc<ProjectionEngine>,
 ) -> Projections {
     Projections::start(ProjectionDeps {
+        bus: None,
         app: AppName::new("bank").unwrap(),
         own_app: std::sync::Weak::new(),
         log: log.clone(),
@@ -181,6 +182,7 @@ fn spec() -> ProjectionSpec {
         attempts: NonZeroU32::new(3).unwrap(),
         backoff: Duration::from_millis(100),
         max_backoff: Duration::from_secs(10),
+        max_age: None,
     };
     ProjectionSpec {
         name: name(),
@@ -190,6 +192,7 @@ fn spec() -> ProjectionSpec {
         batch: Batch { max_events: NonZeroUsize::new(10).unwrap(), max_wait: Duration::ZERO },
         lanes: NonZeroUsize::MIN,
         lane_by: LaneBy::Stream,
+        dead_letter: None,
         retry,
         max_parked: ProjectionSpec::DEFAULT_MAX_PARKED,
         limits: Limits::PROJECTION,

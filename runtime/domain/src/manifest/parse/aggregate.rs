@@ -32,6 +32,7 @@ impl<'a> Walk<'a> {
         let allow = self.allow(&section);
         let limits = self.limits(&section, Limits::COMMAND);
         let instances = self.instances(&section, InstancePolicy::default());
+        let source = section.get("source").and_then(|f| self.command_source(&f, limits));
         let name = name?;
         let spec = AggregateSpec {
             name: name.clone(),
@@ -44,6 +45,7 @@ impl<'a> Walk<'a> {
             allow,
             limits,
             instances,
+            source,
         };
         Some((name, spec))
     }

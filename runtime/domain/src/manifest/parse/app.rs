@@ -3,11 +3,11 @@
 use super::{HOUR, SECOND, Walk, keys};
 use crate::manifest::problem::short;
 use crate::manifest::reader::Field;
-use crate::manifest::{Build, Cors};
+use crate::manifest::{Build, Cors, Relay};
 use crate::name::AppName;
 
 impl<'a> Walk<'a> {
-    pub(super) fn app(&mut self, field: &Field<'a>) -> Option<(AppName, Vec<String>, Option<Cors>)> {
+    pub(super) fn app(&mut self, field: &Field<'a>) -> Option<(AppName, Vec<String>, Option<Cors>, Relay)> {
         let app = self.reader.section(field, keys::APP)?;
         let name = match app.get("name") {
             None => {
@@ -18,7 +18,8 @@ impl<'a> Walk<'a> {
         };
         let hosts = app.get("hosts").and_then(|hosts| self.hosts(&hosts)).unwrap_or_default();
         let cors = app.get("cors").and_then(|cors| self.cors(&cors));
-        Some((name?, hosts, cors))
+        let relay = app.get("relay").and_then(|relay| self.relay(&relay)).unwrap_or_default();
+        Some((name?, hosts, cors, relay))
     }
 
     fn app_name(&mut self, field: &Field<'a>, text: &str) -> Option<AppName> {

@@ -1,8 +1,8 @@
 //! The keys of each section; the published schema for editors has the same ones, which a test checks.
 
 pub(in crate::manifest) const ROOT: &[&str] =
-    &["app", "build", "aggregate", "model", "projection", "function"];
-pub(in crate::manifest) const APP: &[&str] = &["name", "hosts", "cors"];
+    &["app", "build", "aggregate", "model", "projection", "function", "topic"];
+pub(in crate::manifest) const APP: &[&str] = &["name", "hosts", "cors", "relay"];
 pub(in crate::manifest) const CORS: &[&str] = &["origins", "max-age"];
 pub(in crate::manifest) const BUILD: &[&str] = &["command", "watch"];
 pub(in crate::manifest) const AGGREGATE: &[&str] = &[
@@ -15,6 +15,7 @@ pub(in crate::manifest) const AGGREGATE: &[&str] = &[
     "allow",
     "limits",
     "instances",
+    "source",
 ];
 pub(in crate::manifest) const COMMAND: &[&str] = &["schema"];
 pub(in crate::manifest) const EVENT: &[&str] = &["version", "schema"];
@@ -27,23 +28,52 @@ pub(in crate::manifest) const PROJECTION: &[&str] = &[
     "lanes",
     "lane-by",
     "retry",
+    "dead-letter",
     "max-parked",
     "limits",
     "instances",
 ];
-pub(in crate::manifest) const SOURCE: &[&str] = &["aggregates", "types"];
+pub(in crate::manifest) const SOURCE: &[&str] = &["aggregates", "types", "topics", "group", "via"];
 pub(in crate::manifest) const BATCH: &[&str] = &["max-events", "max-wait"];
 pub(in crate::manifest) const LANE_BY: &[&str] = &["field"];
-pub(in crate::manifest) const RETRY: &[&str] = &["attempts", "backoff", "max-backoff"];
+pub(in crate::manifest) const RETRY: &[&str] = &["attempts", "backoff", "max-backoff", "max-age"];
 pub(in crate::manifest) const LIMITS: &[&str] = &["memory", "cpu", "wall", "concurrency"];
 pub(in crate::manifest) const INSTANCES: &[&str] = &["reuse", "max", "idle", "aggregates", "warm"];
 pub(in crate::manifest) const FUNCTION: &[&str] =
     &["module", "trigger", "allow", "capabilities", "limits", "instances"];
 pub(in crate::manifest) const TRIGGER: &[&str] = &["http", "events"];
-pub(in crate::manifest) const EVENTS: &[&str] =
-    &["aggregates", "types", "from", "batch", "lanes", "lane-by", "retry", "max-parked"];
+pub(in crate::manifest) const EVENTS: &[&str] = &[
+    "aggregates",
+    "types",
+    "topics",
+    "group",
+    "via",
+    "from",
+    "batch",
+    "lanes",
+    "lane-by",
+    "retry",
+    "dead-letter",
+    "max-parked",
+];
+pub(in crate::manifest) const TOPIC: &[&str] = &["start", "type", "data", "dedupe"];
+pub(in crate::manifest) const SELECTOR: &[&str] = &["header", "attribute", "field"];
+pub(in crate::manifest) const FIELD: &[&str] = &["field"];
+pub(in crate::manifest) const HEADER: &[&str] = &["header"];
+pub(in crate::manifest) const COMMAND_SOURCE: &[&str] = &[
+    "topics",
+    "group",
+    "key",
+    "command",
+    "identity",
+    "reply-to",
+    "batch",
+    "retry",
+    "dead-letter",
+    "max-parked",
+];
+pub(in crate::manifest) const RELAY: &[&str] =
+    &["mode", "aggregates", "topics", "partitions", "replication", "max-message"];
 pub(in crate::manifest) const HTTP: &[&str] = &["route", "methods", "max-body", "max-response"];
 pub(in crate::manifest) const CAPABILITIES: &[&str] =
     &["outbound-http", "commands", "models", "env", "secrets", "tmp"];
-/// Of a projection's source: known, and not available yet.
-pub(super) const TOPIC_SOURCE: &[&str] = &["topics", "group", "via"];

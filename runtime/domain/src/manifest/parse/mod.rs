@@ -6,12 +6,14 @@ mod function;
 pub(super) mod keys;
 mod model;
 mod projection;
+mod topic;
 mod trigger;
 
 use super::problem::{Place, Problem, ProblemKind, Problems, short};
 use super::reader::{Field, Reader, Section};
 use super::{FileRef, Manifest};
-use crate::name::{AggregateName, FunctionName, InvalidName, ModelName, ProjectionName};
+use crate::name::{AggregateName, FunctionName, InvalidName, ModelName, ProjectionName, TopicName};
+use crate::text::Text;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use toml::de::{DeTable, DeValue};
@@ -33,7 +35,14 @@ pub(super) fn parse(
         return Err(problems(reader.problems));
     }
     let (table, errors) = DeTable::parse_recoverable(text);
-    let mut walk = Walk { reader: Reader::new(text), files: Vec::new(), names: Names::default() };
+    let mut walk = Walk {
+        reader: Reader::new(text),
+        files: Vec::new(),
+        names: Names::default(),
+        default_group: Text::default(),
+        consumed: BTreeSet::new(),
+        needs_kafka: None,
+    };
     let mut readable = true;
     for error in &errors {
         readable &= walk.syntax(text, error);
@@ -79,6 +88,12 @@ struct Walk<'a> {
     reader: Reader<'a>,
     files: Vec<FileRef>,
     names: Names<'a>,
+    /// The consumer group of those that name none: the app.
+    default_group: Text,
+    /// Topics that something consumes.
+    consumed: BTreeSet<String>,
+    /// What needs Kafka, first.
+    needs_kafka: Option<(String, Place)>,
 }
 
 impl<'a> Walk<'a> {
@@ -108,6 +123,9 @@ impl<'a> Walk<'a> {
                 None
             }
         };
+        if let Some((name, ..)) = &app {
+            self.default_group = name.text().clone();
+        }
         let build = root.get("build").and_then(|build| self.build(&build));
         let aggregates = self.each(root, "aggregate", |text| AggregateName::new(text), Self::aggregate);
         let models = self.each(root, "model", |text| ModelName::new(text), Self::model);
@@ -128,9 +146,23 @@ impl<'a> Walk<'a> {
         );
         self.one_function_each(&wanted);
         self.one_follower_each(root, &projections, &functions);
-        let (name, hosts, cors) = app?;
-        let files = Vec::new();
-        Some(Manifest { name, hosts, build, cors, aggregates, models, projections, functions, files })
+        self.one_consumer_each(root, &projections, &functions);
+        let topics = self.each(root, "topic", |text| TopicName::new(text), Self::topic);
+        let (name, hosts, cors, relay) = app?;
+        Some(Manifest {
+            name,
+            hosts,
+            build,
+            cors,
+            aggregates,
+            models,
+            projections,
+            functions,
+            topics,
+            relay,
+            needs_kafka: self.needs_kafka.take(),
+            files: Vec::new(),
+        })
     }
 
     /// The tables of `[KIND.NAME]`, those that could be read.

@@ -7,6 +7,7 @@ use crate::manifest::reader::{Field, Section};
 use crate::manifest::{Batch, LaneBy, ProjectionSpec, Retry, Source};
 use crate::name::{AggregateName, EventType, ModelName, ProjectionName};
 use crate::port::guest::ModuleKind;
+use crate::topic::Selector;
 use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroUsize;
 use std::ops::Range;
@@ -42,7 +43,9 @@ impl<'a> Walk<'a> {
         let batch =
             section.get("batch").map(|batch| self.batch(&batch, Batch::default())).unwrap_or_default();
         let lanes = section.get("lanes").and_then(|f| self.reader.size_count(&f, 64));
-        let lane_by = section.get("lane-by").and_then(|f| self.lane_by(&f)).unwrap_or(LaneBy::Stream);
+        let lane_by = section.get("lane-by").and_then(|f| self.lane_by(&f));
+        let lane_by = lane_by.unwrap_or_else(|| LaneBy::usual(source.as_ref()));
+        let dead_letter = section.get("dead-letter").and_then(|f| self.dead_letter(&f));
         let retry = section.get("retry").map(|retry| self.retry(&retry)).unwrap_or_default();
         let max_parked = section.get("max-parked").and_then(|f| self.reader.count(&f, MAX_PARKED));
         let limits = self.limits(&section, Limits::PROJECTION);
@@ -57,6 +60,7 @@ impl<'a> Walk<'a> {
             lanes: lanes.unwrap_or(NonZeroUsize::MIN),
             lane_by,
             retry,
+            dead_letter,
             max_parked: max_parked.map_or(ProjectionSpec::DEFAULT_MAX_PARKED, |most| u64::from(most.get())),
             limits,
             instances,
@@ -152,23 +156,24 @@ impl<'a> Walk<'a> {
     }
 
     fn source(&mut self, field: &Field<'a>) -> Option<Source> {
-        let section = self.reader.table(field)?;
-        let later = section.fields().find(|field| keys::TOPIC_SOURCE.contains(&field.name));
-        if let Some(later) = later {
-            let message = format!(
-                "`{}`: projections from Kafka topics are not available in this version of Ebbtide",
-                field.key
-            );
-            let hint = "read the app's log: `source = { aggregates = [\"…\"] }`".to_owned();
-            self.reader.report(ProblemKind::Unavailable, later.key_at, later.key, message, hint);
+        let section = self.reader.section(field, keys::SOURCE)?;
+        Some(self.events_of(&section))
+    }
+
+    /// Events of the log, or records of topics.
+    pub(super) fn events_of(&mut self, section: &Section<'a>) -> Source {
+        if let Some(topics) = section.get("topics") {
+            return Source::Topics(self.topic_source(section, &topics));
         }
-        let known: Vec<&str> = keys::SOURCE.iter().chain(keys::TOPIC_SOURCE).copied().collect();
-        self.reader.check_keys(&section, &known);
-        Some(self.log_source(&section))
+        for alone in ["group", "via"].iter().filter_map(|name| section.get(name)) {
+            let message = format!("`{}` is about topics, and there are none", alone.key);
+            self.reader.refuse(&alone, message, Some("name `topics`, or leave it out".to_owned()));
+        }
+        self.log_source(section)
     }
 
     /// `aggregates` and `types`: which events of the log.
-    pub(super) fn log_source(&mut self, section: &Section<'a>) -> Source {
+    fn log_source(&mut self, section: &Section<'a>) -> Source {
         let chosen = match section.get("aggregates") {
             Some(aggregates) => self.chosen(&aggregates, "aggregate", &self.names.aggregates.clone()),
             None => Vec::new(),
@@ -188,7 +193,12 @@ impl<'a> Walk<'a> {
         }
     }
 
-    fn chosen(&mut self, field: &Field<'a>, what: &str, known: &BTreeSet<&'a str>) -> Vec<&'a str> {
+    pub(super) fn chosen(
+        &mut self,
+        field: &Field<'a>,
+        what: &str,
+        known: &BTreeSet<&'a str>,
+    ) -> Vec<&'a str> {
         let Some(listed) = self.reader.texts(field) else { return Vec::new() };
         if listed.is_empty() {
             let hint = format!("leave `{}` out to take every {what}", field.name);
@@ -218,10 +228,11 @@ impl<'a> Walk<'a> {
     }
 
     pub(super) fn lane_by(&mut self, field: &Field<'a>) -> Option<LaneBy> {
-        let hint = "write \"stream\", \"correlation\" or { field = \"…\" } with a field of the events' data";
+        let hint = "write \"stream\", \"correlation\", \"key\" for that of a record, or { field = \"…\" } with a field of the events' data";
         match field.value {
             DeValue::String(text) if text == "stream" => Some(LaneBy::Stream),
             DeValue::String(text) if text == "correlation" => Some(LaneBy::Correlation),
+            DeValue::String(text) if text == "key" => Some(LaneBy::Record(Selector::Key)),
             DeValue::Table(_) => {
                 let section = self.reader.section(field, keys::LANE_BY)?;
                 let Some(name) = section.get("field") else {
@@ -250,6 +261,7 @@ impl<'a> Walk<'a> {
         let backoff = section.get("backoff").and_then(|f| self.reader.duration(&f, millisecond..=HOUR));
         let max_backoff =
             section.get("max-backoff").and_then(|f| self.reader.duration(&f, millisecond..=HOUR));
+        let max_age = section.get("max-age").and_then(|f| self.reader.duration(&f, SECOND..=24 * 365 * HOUR));
         let backoff = backoff.unwrap_or(default.backoff);
         if let (Some(most), Some(at)) = (max_backoff, section.get("max-backoff"))
             && most < backoff
@@ -262,6 +274,7 @@ impl<'a> Walk<'a> {
             attempts: attempts.unwrap_or(default.attempts),
             backoff,
             max_backoff: max_backoff.unwrap_or(default.max_backoff.max(backoff)),
+            max_age,
         }
     }
 }

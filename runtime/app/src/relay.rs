@@ -1,0 +1,384 @@
+//! The relay: events of an app's log to Kafka, in order, each at least once or, for those who read committed records, once.
+//!
+//! How far it has got is kept in Kafka, where the events are. So neither can be lost without the other, and a node that is
+//! made anew from its log goes on where its predecessor was.
+//!
+//! Promises:
+//! * Events of a stream are published in their order.
+//! * An event is published only when it is durable, and the mark passes it only when the broker has it.
+//! * A broker that is away costs nothing but that it lags.
+
+use ebb_domain::event::Position;
+use ebb_domain::name::{AppName, TopicName};
+use ebb_domain::port::bus::{Bus, BusError, BusErrorKind, RelayLink, RelayMark, RelayNeeds};
+use ebb_domain::port::log::{Durable, EventBatch, EventFilter, EventLog, ReadLimits, Records};
+use ebb_domain::text::Text;
+use ebb_domain::topic::{self, RelaySpec};
+use parking_lot::Mutex;
+use serde::Serialize;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+use tracing::{Instrument, error, info, info_span, warn};
+
+/// What is published before the mark is.
+const BATCH: ReadLimits = ReadLimits { items: 5000, bytes: 4 << 20 };
+
+/// How long after a failure it is tried again, at first and at most.
+const RETRY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(10));
+
+/// How often it is looked whether what halted it was put right.
+const HALTED: Duration = Duration::from_secs(15);
+
+/// How long a producer with nothing to do is kept.
+const IDLE: Duration = Duration::from_secs(30);
+
+/// What a relay is doing.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case", tag = "state")]
+pub enum RelayState {
+    /// It has published all that is durable, or is about to begin.
+    #[default]
+    Idle,
+    /// It publishes.
+    Publishing,
+    /// Something failed that passes; it is tried again.
+    Retrying {
+        /// What.
+        error: String,
+    },
+    /// It goes no further without help.
+    Halted {
+        /// Why, and what to do.
+        reason: String,
+    },
+    /// It was stopped.
+    Stopped,
+}
+
+impl RelayState {
+    /// Its name: `idle`, `publishing`, `retrying`, `halted`, `stopped`.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Idle => "idle",
+            Self::Publishing => "publishing",
+            Self::Retrying { .. } => "retrying",
+            Self::Halted { .. } => "halted",
+            Self::Stopped => "stopped",
+        }
+    }
+}
+
+/// How a relay is doing.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct RelayStatus {
+    /// What it is doing.
+    #[serde(flatten)]
+    pub state: RelayState,
+    /// Everything up to here was published; none while nobody has asked the broker.
+    pub mark: Option<Position>,
+    /// Positions between the mark and the end of the log.
+    pub lag: Option<u64>,
+    /// Events published since the app was opened.
+    pub events: u64,
+}
+
+#[derive(Default)]
+struct Progress {
+    state: RelayState,
+    mark: Option<Position>,
+    events: u64,
+}
+
+/// The relay of an app.
+pub(crate) struct Relay {
+    app: AppName,
+    log: Arc<dyn EventLog>,
+    bus: Option<Arc<dyn Bus>>,
+    running: Mutex<Option<Running>>,
+}
+
+struct Running {
+    spec: RelaySpec,
+    topics: BTreeMap<Text, TopicName>,
+    progress: Arc<Mutex<Progress>>,
+    stop: watch::Sender<bool>,
+    task: JoinHandle<()>,
+}
+
+impl Running {
+    async fn stopped(self) {
+        self.stop.send_replace(true);
+        if let Err(failure) = self.task.await
+            && failure.is_panic()
+        {
+            error!(%failure, "a relay panicked");
+        }
+    }
+}
+
+impl Relay {
+    pub(crate) fn new(app: AppName, log: Arc<dyn EventLog>, bus: Option<Arc<dyn Bus>>) -> Self {
+        Self { app, log, bus, running: Mutex::default() }
+    }
+
+    /// Publishes in this way from now on, or not at all. `topics` are those of the aggregates. `rest` is where it is known
+    /// to have got to: nothing is asked of the broker before the log is longer.
+    pub(crate) async fn deploy(
+        &self,
+        spec: Option<RelaySpec>,
+        topics: BTreeMap<Text, TopicName>,
+        rest: Option<Position>,
+    ) {
+        let before = self.running.lock().take();
+        if let Some(before) = before {
+            if Some(&before.spec) == spec.as_ref() && before.topics == topics {
+                *self.running.lock() = Some(before);
+                return;
+            }
+            before.stopped().await;
+        }
+        let (Some(spec), Some(bus)) = (spec, self.bus.clone()) else { return };
+        let (stop, stopped) = watch::channel(false);
+        let progress = Arc::new(Mutex::new(Progress { mark: rest, ..Progress::default() }));
+        let publisher = Publisher {
+            app: self.app.clone(),
+            spec: spec.clone(),
+            filter: EventFilter {
+                categories: Some(topics.keys().cloned().collect()),
+                types: None,
+                records: Records::None,
+            },
+            topics: topics.clone(),
+            log: self.log.clone(),
+            durable: self.log.durable(),
+            progress: progress.clone(),
+            stop: stopped,
+        };
+        let span = info_span!("relay", app = %self.app);
+        let task = tokio::spawn(async move { publisher.run(&*bus).await }.instrument(span));
+        *self.running.lock() = Some(Running { spec, topics, progress, stop, task });
+    }
+
+    /// How it is doing; none if nothing is published.
+    pub(crate) fn status(&self) -> Option<RelayStatus> {
+        let running = self.running.lock();
+        let progress = running.as_ref()?.progress.lock();
+        let end = self.log.durable().borrow().position;
+        Some(RelayStatus {
+            state: progress.state.clone(),
+            mark: progress.mark,
+            lag: progress.mark.map(|mark| end.0.saturating_sub(mark.0)),
+            events: progress.events,
+        })
+    }
+
+    /// Whether everything up to here was published.
+    pub(crate) fn is_done(&self, end: Position) -> bool {
+        let running = self.running.lock();
+        running.as_ref().is_none_or(|running| running.progress.lock().mark.is_some_and(|mark| mark >= end))
+    }
+
+    /// Stops it.
+    pub(crate) async fn close(&self) {
+        let running = self.running.lock().take();
+        if let Some(running) = running {
+            running.stopped().await;
+        }
+    }
+}
+
+/// Why it does not go on as it was.
+enum Stop {
+    Stopped,
+    Bus(BusError),
+    Log(String),
+}
+
+impl From<BusError> for Stop {
+    fn from(error: BusError) -> Self {
+        Self::Bus(error)
+    }
+}
+
+struct Publisher {
+    app: AppName,
+    spec: RelaySpec,
+    /// The topic of each aggregate.
+    topics: BTreeMap<Text, TopicName>,
+    filter: EventFilter,
+    log: Arc<dyn EventLog>,
+    durable: watch::Receiver<Durable>,
+    progress: Arc<Mutex<Progress>>,
+    stop: watch::Receiver<bool>,
+}
+
+impl Publisher {
+    async fn run(mut self, bus: &dyn Bus) {
+        let (mut pause, longest) = RETRY;
+        loop {
+            let before = self.progress.lock().events;
+            let stopped = match self.publish(bus).await {
+                Ok(()) => continue,
+                Err(stop) => stop,
+            };
+            if self.progress.lock().events > before {
+                pause = RETRY.0;
+            }
+            let wait = match stopped {
+                Stop::Stopped => break,
+                Stop::Bus(error) if error.passes() => {
+                    self.retrying(error.to_string());
+                    pause
+                }
+                Stop::Bus(error) => {
+                    let reason = error.to_string();
+                    error!(%reason, "events are not published");
+                    self.progress.lock().state = RelayState::Halted { reason };
+                    HALTED
+                }
+                Stop::Log(error) => {
+                    self.retrying(error);
+                    pause
+                }
+            };
+            pause = (pause * 2).min(longest);
+            tokio::select! {
+                biased;
+                _ = self.stop.wait_for(|stop| *stop) => break,
+                () = tokio::time::sleep(wait) => {}
+            }
+        }
+        self.progress.lock().state = RelayState::Stopped;
+    }
+
+    fn retrying(&self, error: String) {
+        warn!(%error, "events are not published for now; trying again");
+        self.progress.lock().state = RelayState::Retrying { error };
+    }
+
+    /// Publishes until nothing has happened for a while.
+    async fn publish(&mut self, bus: &dyn Bus) -> Result<(), Stop> {
+        let known = self.progress.lock().mark;
+        if let Some(mark) = known {
+            self.unless_stopped_for_more(mark).await?;
+        }
+        let mut topics: Vec<TopicName> = self.topics.values().cloned().collect();
+        topics.sort_unstable();
+        topics.dedup();
+        let needs = RelayNeeds { app: self.app.clone(), spec: self.spec.clone(), topics };
+        let mut link = unless_stopped(&mut self.stop, bus.relay(needs)).await??;
+        let mark = link.mark().position;
+        let end = self.durable.borrow_and_update().position;
+        if mark > end {
+            let message = format!(
+                "the relay has published up to position {mark}, and the log ends at {end}: an older copy of the log was put in \
+                 place, or another app of this name publishes to the same brokers; delete the topic `{}.relay` to publish \
+                 everything again",
+                self.app
+            );
+            return Err(BusError::new(BusErrorKind::Refused, message).into());
+        }
+        info!(%mark, "publishing");
+        self.published(mark, 0);
+        let published = self.follow(&mut *link, mark).await;
+        // What was published is to be known as far as it can be: it would be published again.
+        let closed = link.close().await;
+        match published {
+            Ok(()) => Ok(closed?),
+            Err(stop) => Err(stop),
+        }
+    }
+
+    async fn follow(&mut self, link: &mut dyn RelayLink, mut mark: Position) -> Result<(), Stop> {
+        let mut idle_since = Instant::now();
+        let mut ahead: Option<EventBatch> = None;
+        loop {
+            let batch = match ahead.take() {
+                Some(batch) => batch,
+                None => self.read(mark).await?,
+            };
+            if batch.scanned_to <= mark {
+                self.progress.lock().state = RelayState::Idle;
+                let durable = &mut self.durable;
+                tokio::select! {
+                    biased;
+                    _ = self.stop.wait_for(|stop| *stop) => return Err(Stop::Stopped),
+                    grown = durable.wait_for(|durable| durable.position > mark) => {
+                        if grown.is_err() {
+                            return Err(Stop::Stopped);
+                        }
+                    }
+                    () = tokio::time::sleep_until(idle_since + IDLE) => return Ok(()),
+                }
+                continue;
+            }
+            idle_since = Instant::now();
+            let next = batch.scanned_to;
+            let count = batch.events.len() as u64;
+            let records = batch.events.iter().filter_map(|event| {
+                let topic = self.topics.get(event.stream().category().as_bytes())?;
+                Some(topic::record_of(event, &self.app, topic.clone()))
+            });
+            let records: Vec<_> = records.collect();
+            if records.is_empty() {
+                // Not worth a record of its own: after a crash the same is looked at again.
+                mark = next;
+                self.published(mark, 0);
+                continue;
+            }
+            self.progress.lock().state = RelayState::Publishing;
+            // The next batch is read while the broker takes this one.
+            let publishing = link.publish(records, RelayMark { position: next });
+            let reading = self.log.read(next, &self.filter, BATCH);
+            let both = futures_util::future::join(publishing, reading);
+            let (done, read) = unless_stopped(&mut self.stop, both).await?;
+            done?;
+            mark = next;
+            self.published(mark, count);
+            ahead = Some(read.map_err(|error| Stop::Log(error.to_string()))?);
+        }
+    }
+
+    async fn read(&self, after: Position) -> Result<EventBatch, Stop> {
+        self.log.read(after, &self.filter, BATCH).await.map_err(|error| Stop::Log(error.to_string()))
+    }
+
+    fn published(&self, mark: Position, events: u64) {
+        let mut progress = self.progress.lock();
+        progress.mark = Some(mark);
+        progress.events += events;
+    }
+
+    /// Until the log is longer than this.
+    async fn unless_stopped_for_more(&mut self, mark: Position) -> Result<(), Stop> {
+        {
+            let mut progress = self.progress.lock();
+            if !matches!(progress.state, RelayState::Retrying { .. } | RelayState::Halted { .. }) {
+                progress.state = RelayState::Idle;
+            }
+        }
+        tokio::select! {
+            biased;
+            _ = self.stop.wait_for(|stop| *stop) => Err(Stop::Stopped),
+            grown = self.durable.wait_for(|durable| durable.position > mark) => {
+                grown.map(|_| ()).map_err(|_| Stop::Stopped)
+            }
+        }
+    }
+}
+
+async fn unless_stopped<T>(
+    stop: &mut watch::Receiver<bool>,
+    work: impl Future<Output = T>,
+) -> Result<T, Stop> {
+    tokio::select! {
+        biased;
+        _ = stop.wait_for(|stop| *stop) => Err(Stop::Stopped),
+        done = work => Ok(done),
+    }
+}

@@ -1,0 +1,346 @@
+//! A member of a consumer group: a thread that polls, and a bounded channel to whoever takes the records.
+//!
+//! It polls whether somebody takes records or not, so that the group does not give it up; when more wait than may, it pauses
+//! its partitions.
+
+use crate::producer::Quiet;
+use crate::settings::Settings;
+use crate::{error, link, offsets};
+use bytes::Bytes;
+use ebb_domain::name::TopicName;
+use ebb_domain::port::Future;
+use ebb_domain::port::bus::{BusError, BusErrorKind, Consumer, Done, Subscription};
+use ebb_domain::text::Text;
+use ebb_domain::time::Timestamp;
+use ebb_domain::topic::Record;
+use rdkafka::client::ClientContext;
+use rdkafka::config::{FromClientConfigAndContext, RDKafkaLogLevel};
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _, ConsumerContext, Rebalance};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
+use rdkafka::message::{BorrowedMessage, Headers as _};
+use rdkafka::{Message, Offset, TopicPartitionList};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use tracing::{debug, info, warn};
+use uuid::Uuid;
+
+/// Records that wait to be taken at most.
+const WAITING: usize = 10_000;
+
+/// Bytes that they may have together before partitions are paused.
+const WAITING_BYTES: usize = 16 << 20;
+
+/// How long one poll waits: what was told to end is noticed after that.
+const POLL: Duration = Duration::from_millis(50);
+
+/// What the thread hears and does.
+#[derive(Default)]
+struct Context {
+    quiet: Quiet,
+    /// Partitions are paused: those that are assigned now are to be, too.
+    paused: AtomicBool,
+}
+
+impl ClientContext for Context {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        self.quiet.log(level, facility, message);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        self.quiet.error(error, reason);
+    }
+}
+
+impl ConsumerContext for Context {
+    fn post_rebalance(&self, consumer: &BaseConsumer<Self>, rebalance: &Rebalance<'_>) {
+        match rebalance {
+            Rebalance::Assign(partitions) => {
+                info!(partitions = partitions.count(), "partitions are assigned");
+                // librdkafka remembers that a partition was paused when it had it before; what is so here decides.
+                let done = match self.paused.load(Ordering::Relaxed) {
+                    true => consumer.pause(partitions),
+                    false => consumer.resume(partitions),
+                };
+                if let Err(error) = done {
+                    debug!(%error, "partitions can't be paused or resumed");
+                }
+            }
+            Rebalance::Revoke(partitions) => {
+                info!(partitions = partitions.count(), "partitions are taken away");
+            }
+            Rebalance::Error(error) => warn!(%error, "the group can't share its partitions"),
+        }
+    }
+
+    fn commit_callback(&self, result: rdkafka::error::KafkaResult<()>, _: &TopicPartitionList) {
+        if let Err(error) = result {
+            debug!(%error, "offsets were not committed");
+        }
+    }
+}
+
+type Item = Result<Record, BusError>;
+
+/// A member of a group.
+pub(crate) struct Member {
+    consumer: Arc<BaseConsumer<Context>>,
+    records: mpsc::Receiver<Item>,
+    bytes: Arc<AtomicUsize>,
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+    ids: BTreeMap<TopicName, Uuid>,
+    settings: Arc<Settings>,
+}
+
+impl Member {
+    /// Joins. Blocks.
+    pub(crate) fn join(settings: &Arc<Settings>, subscription: &Subscription) -> Result<Self, BusError> {
+        let ids = offsets::prepare(settings, subscription)?;
+        let mut config = settings.client();
+        config
+            .set("group.id", &*subscription.group)
+            .set("group.instance.id", format!("{}-{}", settings.node, subscription.member))
+            .set("partition.assignment.strategy", "cooperative-sticky")
+            .set("isolation.level", "read_committed")
+            // What was consumed is told by whoever consumed it, and committed now and then.
+            .set("enable.auto.commit", "true")
+            .set("auto.commit.interval.ms", "1000")
+            .set("enable.auto.offset.store", "false")
+            // Never a jump.
+            .set("auto.offset.reset", "error")
+            .set("queued.min.messages", "10000")
+            .set("queued.max.messages.kbytes", "16384")
+            .set("fetch.queue.backoff.ms", "10")
+            .set("fetch.wait.max.ms", "100")
+            .set("session.timeout.ms", "15000");
+        let failed = |failure: KafkaError| {
+            error::of(settings, &format!("group `{}` can't be joined", subscription.group), &failure)
+        };
+        let consumer: BaseConsumer<Context> =
+            BaseConsumer::from_config_and_context(&config, Context::default()).map_err(failed)?;
+        let topics: Vec<&str> = subscription.topics.keys().map(|topic| &**topic).collect();
+        consumer.subscribe(&topics).map_err(failed)?;
+        let consumer = Arc::new(consumer);
+        let (sender, records) = mpsc::channel(WAITING);
+        let (stop, bytes) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+        let poller = Poller {
+            consumer: consumer.clone(),
+            sender,
+            bytes: bytes.clone(),
+            stop: stop.clone(),
+            settings: settings.clone(),
+        };
+        let thread = std::thread::Builder::new().name("kafka".to_owned()).spawn(move || poller.run());
+        let thread = thread.map_err(|error| BusError::new(BusErrorKind::Unavailable, error.to_string()))?;
+        Ok(Self { consumer, records, bytes, stop, thread: Some(thread), ids, settings: settings.clone() })
+    }
+
+    fn taken(&self, item: Item) -> Result<Record, BusError> {
+        let record = item?;
+        self.bytes.fetch_sub(weight(&record), Ordering::Relaxed);
+        Ok(record)
+    }
+
+    async fn take(&mut self, most: usize, wait: Duration) -> Result<Vec<Record>, BusError> {
+        let ended = || BusError::new(BusErrorKind::Unavailable, "the consumer has ended");
+        let first = self.records.recv().await.ok_or_else(ended)?;
+        let mut records = vec![self.taken(first)?];
+        let until = Instant::now() + wait;
+        while records.len() < most {
+            let next = match self.records.try_recv() {
+                Ok(next) => next,
+                Err(_) => match tokio::time::timeout_at(until, self.records.recv()).await {
+                    Ok(Some(next)) => next,
+                    Ok(None) | Err(_) => break,
+                },
+            };
+            // An error that stands behind records is met again when they are dealt with.
+            match self.taken(next) {
+                Ok(record) => records.push(record),
+                Err(_) => break,
+            }
+        }
+        Ok(records)
+    }
+}
+
+impl Consumer for Member {
+    fn next(&mut self, most: usize, wait: Duration) -> Future<'_, Result<Vec<Record>, BusError>> {
+        Box::pin(self.take(most, wait))
+    }
+
+    fn done(&mut self, done: &[Done]) -> Result<(), BusError> {
+        let mut list = TopicPartitionList::new();
+        for Done { topic, partition, next } in done {
+            let (partition, next) = (*partition as i32, i64::try_from(*next).unwrap_or(i64::MAX));
+            list.add_partition_offset(topic, partition, Offset::Offset(next))
+                .map_err(|failure| error::of(&self.settings, topic, &failure))?;
+        }
+        match self.consumer.store_offsets(&list) {
+            Ok(()) => Ok(()),
+            // A partition was taken away meanwhile: whoever has it consumes the same again, which is known to be.
+            Err(failure) if failure.rdkafka_error_code() == Some(Code::State) => Ok(()),
+            Err(failure) => Err(error::of(&self.settings, "offsets can't be kept", &failure)),
+        }
+    }
+
+    fn topic_id(&self, topic: &TopicName) -> Option<Uuid> {
+        self.ids.get(topic).copied()
+    }
+
+    fn close(mut self: Box<Self>) -> Future<'static, ()> {
+        Box::pin(async move {
+            self.stop.store(true, Ordering::Relaxed);
+            let thread = self.thread.take();
+            let consumer = self.consumer.clone();
+            drop(self);
+            let closed = tokio::task::spawn_blocking(move || {
+                if let Some(thread) = thread {
+                    let _ = thread.join();
+                }
+                // Synchronously: who consumes next is to begin behind it.
+                if let Err(error) = consumer.commit_consumer_state(CommitMode::Sync) {
+                    debug!(%error, "the last offsets were not committed");
+                }
+                drop(consumer);
+            });
+            let _ = closed.await;
+        })
+    }
+}
+
+impl Drop for Member {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        link::drop_elsewhere(self.consumer.clone());
+    }
+}
+
+struct Poller {
+    consumer: Arc<BaseConsumer<Context>>,
+    sender: mpsc::Sender<Item>,
+    bytes: Arc<AtomicUsize>,
+    stop: Arc<AtomicBool>,
+    settings: Arc<Settings>,
+}
+
+impl Poller {
+    fn run(self) {
+        while !self.stop.load(Ordering::Relaxed) && !self.sender.is_closed() {
+            self.balance();
+            match self.consumer.poll(POLL) {
+                Some(Ok(message)) => {
+                    let record = owned(&message);
+                    self.bytes.fetch_add(weight(&record), Ordering::Relaxed);
+                    if !self.hand_over(Ok(record)) {
+                        return;
+                    }
+                }
+                Some(Err(failure)) => {
+                    if let Some(error) = self.failure(&failure)
+                        && !self.hand_over(Err(error))
+                    {
+                        return;
+                    }
+                }
+                None => {}
+            }
+        }
+    }
+
+    /// Pauses when too much waits, and goes on when half of that was taken.
+    fn balance(&self) {
+        let context = self.consumer.context();
+        let (paused, bytes) = (context.paused.load(Ordering::Relaxed), self.bytes.load(Ordering::Relaxed));
+        let waiting = WAITING - self.sender.capacity();
+        let too_much = bytes > WAITING_BYTES || waiting > WAITING * 3 / 4;
+        let little = bytes < WAITING_BYTES / 2 && waiting < WAITING / 4;
+        let wanted = if paused { !little } else { too_much };
+        if paused == wanted {
+            return;
+        }
+        context.paused.store(wanted, Ordering::Relaxed);
+        let done = self.consumer.assignment().and_then(|partitions| match wanted {
+            true => self.consumer.pause(&partitions),
+            false => self.consumer.resume(&partitions),
+        });
+        if let Err(error) = done {
+            debug!(%error, "partitions can't be paused or resumed");
+        }
+    }
+
+    /// False: nobody wants it any more.
+    fn hand_over(&self, mut item: Item) -> bool {
+        loop {
+            match self.sender.try_send(item) {
+                Ok(()) => return true,
+                Err(mpsc::error::TrySendError::Closed(_)) => return false,
+                Err(mpsc::error::TrySendError::Full(back)) => {
+                    // More came than a pause can hold back at once. The group is to see that this member lives.
+                    item = back;
+                    self.balance();
+                    std::thread::sleep(Duration::from_millis(5));
+                    if self.stop.load(Ordering::Relaxed) {
+                        return false;
+                    }
+                }
+            }
+        }
+    }
+
+    /// What whoever consumes must know of; connections come back by themselves.
+    fn failure(&self, failure: &KafkaError) -> Option<BusError> {
+        let code = failure.rdkafka_error_code()?;
+        match code {
+            Code::AutoOffsetReset | Code::OffsetOutOfRange => Some(BusError::new(
+                BusErrorKind::Unavailable,
+                "a partition has no place for the group, or not any more; looking again",
+            )),
+            Code::BrokerTransportFailure
+            | Code::AllBrokersDown
+            | Code::Resolve
+            | Code::OperationTimedOut
+            | Code::PartitionEOF => {
+                debug!(%failure, "consuming");
+                self.consumer.context().quiet.take();
+                None
+            }
+            Code::PollExceeded => {
+                warn!("the group gave this member up, since it did not poll");
+                None
+            }
+            code => Some(error::of_code(&self.settings, "topics can't be consumed", code)),
+        }
+    }
+}
+
+fn weight(record: &Record) -> usize {
+    let headers: usize =
+        record.headers.iter().map(|(name, value)| name.len() + value.as_ref().map_or(0, Bytes::len)).sum();
+    record.key.as_ref().map_or(0, Bytes::len) + record.value.as_ref().map_or(0, Bytes::len) + headers + 200
+}
+
+/// A copy that does not keep the fetched block alive.
+fn owned(message: &BorrowedMessage<'_>) -> Record {
+    let headers = message.headers().map(|headers| {
+        let owned = |header: rdkafka::message::Header<'_, &[u8]>| {
+            (Text::from(header.key), header.value.map(Bytes::copy_from_slice))
+        };
+        headers.iter().map(owned).collect()
+    });
+    let millis = message.timestamp().to_millis().and_then(|millis| u64::try_from(millis).ok());
+    Record {
+        topic: TopicName::trusted(message.topic().into()),
+        partition: u32::try_from(message.partition()).unwrap_or_default(),
+        offset: u64::try_from(message.offset()).unwrap_or_default(),
+        timestamp: millis.map(Timestamp::from_millis),
+        key: message.key().map(Bytes::copy_from_slice),
+        headers: headers.unwrap_or_default(),
+        value: message.payload().map(Bytes::copy_from_slice),
+    }
+}
