@@ -87,6 +87,17 @@ async fn an_app_describes_what_it_offers() {
 }
 
 #[tokio::test]
+async fn an_app_describes_the_topics_that_it_uses() {
+    let node = Node::with(&bank()).await;
+    let document = node.app("bank").get("/asyncapi.json").await.ok();
+    assert_eq!(
+        (&document["asyncapi"], &document["channels"]),
+        (&json!("3.0.0"), &json!({})),
+        "it has no brokers"
+    );
+}
+
+#[tokio::test]
 async fn every_path_says_which_methods_it_takes() {
     let node = Node::with(&bank()).await;
     let bank = node.app("bank");
@@ -97,6 +108,7 @@ async fn every_path_says_which_methods_it_takes() {
         (Method::POST, "/events", "GET, HEAD, OPTIONS"),
         (Method::DELETE, "/models/balances/a", "GET, HEAD, OPTIONS"),
         (Method::PATCH, "/openapi.json", "GET, HEAD, OPTIONS"),
+        (Method::PUT, "/asyncapi.json", "GET, HEAD, OPTIONS"),
     ] {
         let reply = bank.request(method, path).await;
         reply.problem(405, "method_not_allowed");

@@ -99,6 +99,7 @@ struct Serving {
     manifest: Arc<Manifest>,
     deployment: Arc<Deployment>,
     openapi: Arc<OnceCell<Arc<serde_json::Value>>>,
+    asyncapi: Arc<OnceCell<Arc<serde_json::Value>>>,
     http: Arc<HttpRoutes>,
     release: Release,
 }
@@ -106,7 +107,14 @@ struct Serving {
 impl Serving {
     fn new(deployment: Arc<Deployment>, release: Release, deps: &NodeDeps) -> Self {
         let http = Arc::new(release.http(&deps.engine, &deps.secrets));
-        Self { manifest: release.manifest.clone(), deployment, openapi: Arc::default(), http, release }
+        Self {
+            manifest: release.manifest.clone(),
+            deployment,
+            openapi: Arc::default(),
+            asyncapi: Arc::default(),
+            http,
+            release,
+        }
     }
 }
 
@@ -258,6 +266,20 @@ impl App {
             made.map_err(|error| DeployError::Unavailable(error.to_string()))?.map(Arc::new)
         };
         openapi.get_or_try_init(make).await.cloned()
+    }
+
+    /// What it takes from Kafka and sends there, as AsyncAPI.
+    ///
+    /// # Errors
+    /// A file of the deployment can't be read.
+    pub async fn asyncapi(&self) -> Result<Arc<serde_json::Value>, DeployError> {
+        let Serving { asyncapi, release, .. } = self.serving.read().clone();
+        let brokers = self.deps.bus.is_some();
+        let make = async || {
+            let made = tokio::task::spawn_blocking(move || release.asyncapi(brokers)).await;
+            made.map_err(|error| DeployError::Unavailable(error.to_string()))?.map(Arc::new)
+        };
+        asyncapi.get_or_try_init(make).await.cloned()
     }
 
     /// Its HTTP functions. Requests under way finish with the deployment that they began with.

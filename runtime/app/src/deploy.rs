@@ -499,13 +499,22 @@ impl Release {
 
     /// What it offers, as OpenAPI. Blocks.
     pub(crate) fn openapi(&self) -> Result<serde_json::Value, DeployError> {
+        Ok(ebb_domain::openapi::openapi(&self.manifest, &self.schemas()?))
+    }
+
+    /// What it takes from Kafka and sends there, as AsyncAPI. Blocks.
+    pub(crate) fn asyncapi(&self, brokers: bool) -> Result<serde_json::Value, DeployError> {
+        Ok(ebb_domain::asyncapi::asyncapi(&self.manifest, &self.schemas()?, brokers))
+    }
+
+    fn schemas(&self) -> Result<BTreeMap<PathBuf, serde_json::Value>, DeployError> {
         let mut schemas = BTreeMap::new();
         for file in self.manifest.files().iter().filter(|file| file.purpose == FilePurpose::Schema) {
             let schema = serde_json::from_slice(&self.files.contents(&file.path)?);
             let schema = schema.map_err(|error| DeployError::Unavailable(error.to_string()))?;
             schemas.insert(file.path.clone(), schema);
         }
-        Ok(ebb_domain::openapi::openapi(&self.manifest, &schemas))
+        Ok(schemas)
     }
 }
 

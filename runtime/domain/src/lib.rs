@@ -3,6 +3,7 @@
 //! Events, streams, commits, manifests, read models and limits as types; and the [ports](port) through which the use
 //! cases reach a log, rows and guest code. Nothing here does I/O or reads a clock.
 
+pub mod asyncapi;
 pub mod commit;
 pub mod digest;
 pub mod event;

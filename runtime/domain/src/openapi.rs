@@ -45,7 +45,7 @@ const PROBLEMS: &[(&str, &str)] = &[
 /// with; a command whose schema is not there takes any JSON.
 #[must_use]
 pub fn openapi(manifest: &Manifest, schemas: &BTreeMap<PathBuf, Value>) -> Value {
-    let mut document = Document { schemas: common_schemas(), files: schemas };
+    let mut document = Document { schemas: SchemaFiles { components: common_schemas(), files: schemas } };
     let mut paths = Map::new();
     for (name, aggregate) in &manifest.aggregates {
         for (command, spec) in &aggregate.commands {
@@ -79,21 +79,40 @@ pub fn openapi(manifest: &Manifest, schemas: &BTreeMap<PathBuf, Value>) -> Value
             "parameters": common_parameters(),
             "headers": common_headers(),
             "responses": problem_responses(),
-            "schemas": document.schemas,
+            "schemas": document.schemas.components,
         },
     })
 }
 
 /// What components are collected in on the way.
 struct Document<'a> {
-    schemas: Map<String, Value>,
-    files: &'a BTreeMap<PathBuf, Value>,
+    schemas: SchemaFiles<'a>,
+}
+
+/// The schemas of a document, some of which are files that the manifest refers to.
+pub(crate) struct SchemaFiles<'a> {
+    pub(crate) components: Map<String, Value>,
+    pub(crate) files: &'a BTreeMap<PathBuf, Value>,
+}
+
+impl SchemaFiles<'_> {
+    /// A schema file as a component, its references to itself moved along.
+    pub(crate) fn file(&mut self, name: &str, file: &Path) -> Value {
+        let Some(contents) = self.files.get(file) else { return json!({}) };
+        let mut contents = contents.clone();
+        if let Value::Object(keywords) = &mut contents {
+            keywords.remove("$id");
+        }
+        rebase(&mut contents, &format!("#/components/schemas/{name}"));
+        self.components.insert(name.to_owned(), contents);
+        schema(name)
+    }
 }
 
 impl Document<'_> {
     fn command(&mut self, aggregate: &AggregateSpec, name: &CommandName, spec: &CommandSpec) -> Value {
         let body = match &spec.schema {
-            Some(file) => self.file(&format!("command.{}.{name}", aggregate.name), file),
+            Some(file) => self.schemas.file(&format!("command.{}.{name}", aggregate.name), file),
             None => json!({}),
         };
         let reply = self.reply(aggregate);
@@ -134,11 +153,11 @@ impl Document<'_> {
     /// The answer to a command of this aggregate; a component, with the data of the events it may decide.
     fn reply(&mut self, aggregate: &AggregateSpec) -> Value {
         let name = format!("reply.{}", aggregate.name);
-        if !self.schemas.contains_key(&name) {
+        if !self.schemas.components.contains_key(&name) {
             let events: Vec<Value> = (aggregate.events.iter())
                 .map(|(event, spec)| {
                     let data = match &spec.schema {
-                        Some(file) => self.file(&format!("event.{}.{event}", aggregate.name), file),
+                        Some(file) => self.schemas.file(&format!("event.{}.{event}", aggregate.name), file),
                         None => json!({}),
                     };
                     json!({
@@ -164,7 +183,7 @@ impl Document<'_> {
                     "events": {"type": "array", "items": {"oneOf": events}},
                 },
             });
-            self.schemas.insert(name.clone(), reply);
+            self.schemas.components.insert(name.clone(), reply);
         }
         schema(&name)
     }
@@ -186,20 +205,8 @@ impl Document<'_> {
         let row = json!({
             "type": "object", "required": required, "properties": properties, "additionalProperties": false,
         });
-        self.schemas.insert(component.clone(), row);
+        self.schemas.components.insert(component.clone(), row);
         schema(&component)
-    }
-
-    /// A schema file as a component, its references to itself moved along.
-    fn file(&mut self, name: &str, file: &Path) -> Value {
-        let Some(contents) = self.files.get(file) else { return json!({}) };
-        let mut contents = contents.clone();
-        if let Value::Object(keywords) = &mut contents {
-            keywords.remove("$id");
-        }
-        rebase(&mut contents, &format!("#/components/schemas/{name}"));
-        self.schemas.insert(name.to_owned(), contents);
-        schema(name)
     }
 }
 

@@ -11,8 +11,17 @@ use std::fmt;
 use thiserror::Error;
 
 /// First segments of paths that the platform answers itself.
-pub const RESERVED: [&str; 8] =
-    ["apps", "commands", "command-log", "streams", "events", "models", "graphql", "openapi.json"];
+pub const RESERVED: [&str; 9] = [
+    "apps",
+    "commands",
+    "command-log",
+    "streams",
+    "events",
+    "models",
+    "graphql",
+    "openapi.json",
+    "asyncapi.json",
+];
 
 /// Why a route was not accepted.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]

@@ -80,18 +80,20 @@ pub(crate) enum RouteLabel {
     Events,
     Models,
     OpenApi,
+    AsyncApi,
     Function,
     Other,
 }
 
 impl RouteLabel {
-    const ALL: [(Self, &str); 8] = [
+    const ALL: [(Self, &str); 9] = [
         (Self::Commands, "/commands/{aggregate}/{id}/{command}"),
         (Self::CommandLog, "/command-log/{id}"),
         (Self::Streams, "/streams/{stream}"),
         (Self::Events, "/events"),
         (Self::Models, "/models/{model}"),
         (Self::OpenApi, "/openapi.json"),
+        (Self::AsyncApi, "/asyncapi.json"),
         (Self::Function, "function"),
         (Self::Other, "other"),
     ];

@@ -202,6 +202,7 @@ impl Session {
         }
         row("GET", "/events".to_owned());
         row("GET", "/openapi.json".to_owned());
+        row("GET", "/asyncapi.json".to_owned());
         let page = format!("http://{}/", self.server.control_address());
         self.output.note(format_args!("  {}  {page}", style.faint("page")));
     }

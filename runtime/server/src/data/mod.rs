@@ -85,6 +85,7 @@ enum Route<'a> {
     Rows { model: &'a str },
     Row { model: &'a str, key: &'a str },
     OpenApi,
+    AsyncApi,
 }
 
 impl<'a> Route<'a> {
@@ -102,6 +103,7 @@ impl<'a> Route<'a> {
             ("models", [Some(model), None, ..]) => Self::Rows { model },
             ("models", [Some(model), Some(key), None, _]) => Self::Row { model, key },
             ("openapi.json", [None, ..]) => Self::OpenApi,
+            ("asyncapi.json", [None, ..]) => Self::AsyncApi,
             _ => return None,
         })
     }
@@ -128,6 +130,7 @@ impl<'a> Route<'a> {
             Self::Events => RouteLabel::Events,
             Self::Rows { .. } | Self::Row { .. } => RouteLabel::Models,
             Self::OpenApi => RouteLabel::OpenApi,
+            Self::AsyncApi => RouteLabel::AsyncApi,
         }
     }
 }
@@ -245,8 +248,11 @@ impl DataPlane {
             Route::Events => self.events(call).await,
             Route::Rows { model } => self.rows(call, model).await,
             Route::Row { model, key } => self.row(call, model, key).await,
-            Route::OpenApi => {
-                let document = call.app.openapi().await;
+            Route::OpenApi | Route::AsyncApi => {
+                let document = match route {
+                    Route::AsyncApi => call.app.asyncapi().await,
+                    _ => call.app.openapi().await,
+                };
                 let document =
                     document.map_err(|error| INTERNAL.detail("a schema can't be read").cause(error))?;
                 Ok(json(StatusCode::OK, &*document))
@@ -345,6 +351,7 @@ mod tests {
         assert_eq!(Route::of("/models/balances"), Some(Route::Rows { model: "balances" }));
         assert_eq!(Route::of("/models/balances/1"), Some(Route::Row { model: "balances", key: "1" }));
         assert_eq!(Route::of("/openapi.json"), Some(Route::OpenApi));
+        assert_eq!(Route::of("/asyncapi.json"), Some(Route::AsyncApi));
     }
 
     #[test]
