@@ -21,7 +21,7 @@ use crate::name::{
     AggregateName, AppName, CommandName, EventType, FunctionName, ModelName, ProjectionName, TopicName,
 };
 use crate::text::Text;
-use crate::topic::{CommandSource, RelaySpec, Selector, TopicSource, TopicSpec, Via};
+use crate::topic::{CommandSource, RelaySpec, Selector, TopicSource, TopicSpec};
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::num::{NonZeroU32, NonZeroUsize};
@@ -104,8 +104,8 @@ impl Manifest {
             Trigger::Http(_) => None,
         });
         let sources = projections.chain(functions).filter_map(|source| match source {
-            Source::Topics(source) if source.via == Via::Log => Some((&source.group, &source.topics)),
-            _ => None,
+            Source::Topics(source) => Some((&source.group, &source.topics)),
+            Source::Log { .. } => None,
         });
         let commands = self.aggregates.values().filter_map(|aggregate| aggregate.source.as_ref());
         for (group, topics) in sources.chain(commands.map(|source| (&source.group, &source.topics))) {

@@ -365,6 +365,7 @@ fn what_is_wrong_about_topics_is_said() {
     assert!(
         source("{ topics = [\"a\"], aggregates = [\"account\"] }").contains("both topics and aggregates")
     );
+    assert!(source("{ topics = [\"a\"], via = \"direct\" }").contains("don't come straight in this version"));
     assert!(source("{ topics = [\"a\"], via = \"air\" }").contains("no way for records to come"));
     assert!(source("{ via = \"log\" }").contains("is about topics, and there are none"));
     let with =

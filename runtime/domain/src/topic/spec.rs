@@ -28,8 +28,6 @@ pub enum Via {
     /// By way of the app's log: appended to it once, and read from it as any event is.
     #[default]
     Log,
-    /// Straight: nothing is kept but how far it has got, beside the rows.
-    Direct,
 }
 
 /// `[topic.NAME]`: how records of a topic are read.

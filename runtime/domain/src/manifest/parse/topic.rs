@@ -174,10 +174,15 @@ impl<'a> Walk<'a> {
         let group = self.group(section);
         let via = section.get("via").and_then(|f| match self.reader.text(&f, "log")? {
             "log" => Some(Via::Log),
-            "direct" => Some(Via::Direct),
+            "direct" => {
+                let message = format!("`{}`: records don't come straight in this version of Ebbtide", f.key);
+                let hint = "leave it out: by way of the app's log, each is taken once as well".to_owned();
+                self.reader.report(ProblemKind::Unavailable, f.at.clone(), f.key.clone(), message, hint);
+                None
+            }
             other => {
                 let message = format!("\"{}\" is no way for records to come", short(other));
-                let hint = "write \"log\", by way of the app's log, or \"direct\"".to_owned();
+                let hint = "write \"log\", by way of the app's log, or leave it out".to_owned();
                 self.reader.refuse(&f, message, Some(hint));
                 None
             }

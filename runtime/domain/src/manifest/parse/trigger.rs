@@ -9,12 +9,11 @@ use crate::manifest::function::{
 };
 use crate::manifest::problem::{Place, ProblemKind, short, suggestion};
 use crate::manifest::reader::{Field, Section, list};
-use crate::manifest::{LaneBy, ProjectionSpec, Source};
+use crate::manifest::{LaneBy, ProjectionSpec};
 use crate::name::{AggregateName, FunctionName, InvalidName, ModelName, ProjectionName};
 use crate::outbound::{Destination, Outbound};
 use crate::port::guest::ModuleKind;
 use crate::route::Route;
-use crate::topic::{TopicSource, Via};
 use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroUsize;
 use std::ops::Range;
@@ -110,13 +109,6 @@ impl<'a> Walk<'a> {
         let lane_by = section.get("lane-by").and_then(|f| self.lane_by(&f));
         let lane_by = lane_by.unwrap_or_else(|| LaneBy::usual(Some(&source)));
         let dead_letter = section.get("dead-letter").and_then(|f| self.dead_letter(&f));
-        if let Source::Topics(TopicSource { via: Via::Direct, .. }) = source
-            && let Some(via) = section.get("via")
-        {
-            let message =
-                format!("`{}` is for projections: where a function stands is not kept with rows", via.key);
-            self.reader.refuse(&via, message, Some("leave it out".to_owned()));
-        }
         let retry = section.get("retry").map(|retry| self.retry(&retry)).unwrap_or_default();
         let max_parked = section.get("max-parked").and_then(|f| self.reader.count(&f, MAX_PARKED));
         let max_parked = max_parked.map_or(ProjectionSpec::DEFAULT_MAX_PARKED, |most| u64::from(most.get()));
