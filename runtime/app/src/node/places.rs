@@ -12,6 +12,9 @@ use tokio::time::Instant;
 /// How long one who finds all apps in use waits for a place: most calls are over by then.
 const PATIENCE: Duration = Duration::from_secs(1);
 
+/// How often they look for an app that is not in use any more.
+const LOOK_AGAIN: Duration = Duration::from_millis(10);
+
 /// A place for an open app, free again when it is dropped.
 pub(super) type Place = OwnedSemaphorePermit;
 
@@ -54,16 +57,25 @@ impl Places {
     /// # Errors
     /// All apps that are open are in use: how many.
     pub(super) async fn take(&self) -> Result<Place, usize> {
+        let until = Instant::now() + PATIENCE;
         loop {
             if let Ok(place) = self.free.clone().try_acquire_owned() {
                 return Ok(place);
             }
-            let Some(closing) = self.close_one() else { break };
-            // Whoever comes first has the place: then another app is closed.
-            let _ = closing.await;
+            if let Some(closing) = self.close_one() {
+                // Whoever comes first has the place: then another app is closed.
+                let _ = closing.await;
+                continue;
+            }
+            // An app whose last call is over closes by itself only after a while: it is looked for again.
+            let freed = tokio::time::timeout(LOOK_AGAIN, self.free.clone().acquire_owned()).await;
+            if let Ok(Ok(place)) = freed {
+                return Ok(place);
+            }
+            if Instant::now() >= until {
+                return Err(self.most);
+            }
         }
-        let freed = tokio::time::timeout(PATIENCE, self.free.clone().acquire_owned()).await;
-        freed.ok().and_then(Result::ok).ok_or(self.most)
     }
 
     fn close_one(&self) -> Option<JoinHandle<()>> {
