@@ -7,22 +7,24 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 
-/// An empty folder. What cargo makes of the templates' dependencies is kept between runs and shared.
+/// An empty folder.
 fn empty() -> tempfile::TempDir {
     tempfile::Builder::new().prefix("ebb-test-").tempdir().expect("a temporary folder")
 }
 
-fn share_target(app: &Path) {
-    let shared = ebb_tests::repository().join("guest-examples/target");
+/// What cargo makes of the templates' dependencies is kept between runs. Each test has a folder of its own, because the
+/// modules of the templates have the names of modules that other tests deploy.
+fn keep_target(app: &Path, test: &str) {
+    let shared = ebb_tests::repository().join("guest-examples/target/new").join(test);
     std::fs::create_dir_all(&shared).expect("a folder");
     std::os::unix::fs::symlink(shared, app.join("target")).expect("a link");
 }
 
-async fn new(home: &Path, template: &str) -> PathBuf {
+async fn new(home: &Path, template: &str, test: &str) -> PathBuf {
     let made = run(home, &["new", "tally", "--template", template]).await;
     assert!(made.ok().contains("ebb dev"), "it says how to go on: {}", made.stdout);
     let app = home.join("tally");
-    share_target(&app);
+    keep_target(&app, test);
     app
 }
 
@@ -44,7 +46,7 @@ async fn cargo_test(app: &Path) {
 async fn a_new_app_builds_tests_and_runs_in_any_empty_folder() {
     for template in ["aggregate", "aggregate-projection", "http"] {
         let home = empty();
-        let app = new(home.path(), template).await;
+        let app = new(home.path(), template, "each").await;
         let path = app.to_str().unwrap();
         run(home.path(), &["build", path]).await.ok();
         run(home.path(), &["check", path]).await.ok();
@@ -80,7 +82,7 @@ async fn nothing(counter: &Client) -> String {
 #[expect(clippy::print_stderr, reason = "the figure is part of what this test is for")]
 async fn an_edit_is_served_in_a_moment_without_losing_a_request_and_a_mistake_leaves_the_old_one_serving() {
     let home = empty();
-    let app = new(home.path(), "aggregate").await;
+    let app = new(home.path(), "aggregate", "edited").await;
     let dev = ["dev", app.to_str().unwrap(), "--http", "127.0.0.1:0", "--control", "127.0.0.1:0"];
     let log = std::fs::File::create(home.path().join("dev.log")).expect("a file");
     let mut child =
