@@ -3,6 +3,7 @@
 
 pub mod app;
 pub mod bundle;
+mod bus_task;
 pub mod commands;
 mod deferred;
 pub mod deploy;

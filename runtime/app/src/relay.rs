@@ -8,6 +8,7 @@
 //! * An event is published only when it is durable, and the mark passes it only when the broker has it.
 //! * A broker that is away costs nothing but that it lags.
 
+use crate::bus_task::{BusTask, Stop, StopSignal, Trouble, Work, attempt_until_stopped};
 use ebb_domain::event::Position;
 use ebb_domain::name::{AppName, TopicName};
 use ebb_domain::port::bus::{Bus, BusError, BusErrorKind, RelayLink, RelayMark, RelayNeeds};
@@ -19,19 +20,12 @@ use serde::Serialize;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::watch;
-use tokio::task::JoinHandle;
+use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 use tracing::{Instrument, error, info, info_span, warn};
 
 /// What is published before the mark is.
 const BATCH: ReadLimits = ReadLimits { items: 5000, bytes: 4 << 20 };
-
-/// How long after a failure it is tried again, at first and at most.
-const RETRY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(10));
-
-/// How often it is looked whether what halted it was put right.
-const HALTED: Duration = Duration::from_secs(15);
 
 /// How long a producer with nothing to do is kept.
 const IDLE: Duration = Duration::from_secs(30);
@@ -57,20 +51,6 @@ pub enum RelayState {
     },
     /// It was stopped.
     Stopped,
-}
-
-impl RelayState {
-    /// Its name: `idle`, `publishing`, `retrying`, `halted`, `stopped`.
-    #[must_use]
-    pub fn name(&self) -> &'static str {
-        match self {
-            Self::Idle => "idle",
-            Self::Publishing => "publishing",
-            Self::Retrying { .. } => "retrying",
-            Self::Halted { .. } => "halted",
-            Self::Stopped => "stopped",
-        }
-    }
 }
 
 /// How a relay is doing.
@@ -106,19 +86,7 @@ struct Running {
     spec: RelaySpec,
     topics: BTreeMap<Text, TopicName>,
     progress: Arc<Mutex<Progress>>,
-    stop: watch::Sender<bool>,
-    task: JoinHandle<()>,
-}
-
-impl Running {
-    async fn stopped(self) {
-        self.stop.send_replace(true);
-        if let Err(failure) = self.task.await
-            && failure.is_panic()
-        {
-            error!(%failure, "a relay panicked");
-        }
-    }
+    task: BusTask,
 }
 
 impl Relay {
@@ -140,12 +108,12 @@ impl Relay {
                 *self.running.lock() = Some(before);
                 return;
             }
-            before.stopped().await;
+            before.task.stopped().await;
         }
         let (Some(spec), Some(bus)) = (spec, self.bus.clone()) else { return };
-        let (stop, stopped) = watch::channel(false);
         let progress = Arc::new(Mutex::new(Progress { mark: rest, ..Progress::default() }));
-        let publisher = Publisher {
+        let mut publisher = Publisher {
+            bus,
             app: self.app.clone(),
             spec: spec.clone(),
             filter: EventFilter {
@@ -157,11 +125,17 @@ impl Relay {
             log: self.log.clone(),
             durable: self.log.durable(),
             progress: progress.clone(),
-            stop: stopped,
         };
         let span = info_span!("relay", app = %self.app);
-        let task = tokio::spawn(async move { publisher.run(&*bus).await }.instrument(span));
-        *self.running.lock() = Some(Running { spec, topics, progress, stop, task });
+        let task = BusTask::spawn(|stop| {
+            let work = async move {
+                // Nothing is put right but by time.
+                attempt_until_stopped(&mut publisher, &Notify::new(), stop).await;
+                publisher.progress.lock().state = RelayState::Stopped;
+            };
+            work.instrument(span)
+        });
+        *self.running.lock() = Some(Running { spec, topics, progress, task });
     }
 
     /// How it is doing; none if nothing is published.
@@ -187,25 +161,13 @@ impl Relay {
     pub(crate) async fn close(&self) {
         let running = self.running.lock().take();
         if let Some(running) = running {
-            running.stopped().await;
+            running.task.stopped().await;
         }
     }
 }
 
-/// Why it does not go on as it was.
-enum Stop {
-    Stopped,
-    Bus(BusError),
-    Log(String),
-}
-
-impl From<BusError> for Stop {
-    fn from(error: BusError) -> Self {
-        Self::Bus(error)
-    }
-}
-
 struct Publisher {
+    bus: Arc<dyn Bus>,
     app: AppName,
     spec: RelaySpec,
     /// The topic of each aggregate.
@@ -214,64 +176,20 @@ struct Publisher {
     log: Arc<dyn EventLog>,
     durable: watch::Receiver<Durable>,
     progress: Arc<Mutex<Progress>>,
-    stop: watch::Receiver<bool>,
 }
 
-impl Publisher {
-    async fn run(mut self, bus: &dyn Bus) {
-        let (mut pause, longest) = RETRY;
-        loop {
-            let before = self.progress.lock().events;
-            let stopped = match self.publish(bus).await {
-                Ok(()) => continue,
-                Err(stop) => stop,
-            };
-            if self.progress.lock().events > before {
-                pause = RETRY.0;
-            }
-            let wait = match stopped {
-                Stop::Stopped => break,
-                Stop::Bus(error) if error.passes() => {
-                    self.retrying(error.to_string());
-                    pause
-                }
-                Stop::Bus(error) => {
-                    let reason = error.to_string();
-                    error!(%reason, "events are not published");
-                    self.progress.lock().state = RelayState::Halted { reason };
-                    HALTED
-                }
-                Stop::Log(error) => {
-                    self.retrying(error);
-                    pause
-                }
-            };
-            pause = (pause * 2).min(longest);
-            tokio::select! {
-                biased;
-                _ = self.stop.wait_for(|stop| *stop) => break,
-                () = tokio::time::sleep(wait) => {}
-            }
-        }
-        self.progress.lock().state = RelayState::Stopped;
-    }
-
-    fn retrying(&self, error: String) {
-        warn!(%error, "events are not published for now; trying again");
-        self.progress.lock().state = RelayState::Retrying { error };
-    }
-
+impl Work for Publisher {
     /// Publishes until nothing has happened for a while.
-    async fn publish(&mut self, bus: &dyn Bus) -> Result<(), Stop> {
+    async fn attempt(&mut self, stop: &mut StopSignal) -> Result<(), Stop> {
         let known = self.progress.lock().mark;
         if let Some(mark) = known {
-            self.unless_stopped_for_more(mark).await?;
+            self.more_than(mark, stop).await?;
         }
         let mut topics: Vec<TopicName> = self.topics.values().cloned().collect();
         topics.sort_unstable();
         topics.dedup();
         let needs = RelayNeeds { app: self.app.clone(), spec: self.spec.clone(), topics };
-        let mut link = unless_stopped(&mut self.stop, bus.relay(needs)).await??;
+        let mut link = stop.unless_stopped(self.bus.relay(needs)).await??;
         let mark = link.mark().position;
         let end = self.durable.borrow_and_update().position;
         if mark > end {
@@ -285,7 +203,7 @@ impl Publisher {
         }
         info!(%mark, "publishing");
         self.published(mark, 0);
-        let published = self.follow(&mut *link, mark).await;
+        let published = self.follow(&mut *link, mark, stop).await;
         // What was published is to be known as far as it can be: it would be published again.
         let closed = link.close().await;
         match published {
@@ -293,8 +211,31 @@ impl Publisher {
             Err(stop) => Err(stop),
         }
     }
+    fn achieved(&self) -> u64 {
+        self.progress.lock().events
+    }
 
-    async fn follow(&mut self, link: &mut dyn RelayLink, mut mark: Position) -> Result<(), Stop> {
+    fn troubled(&mut self, trouble: Trouble) {
+        self.progress.lock().state = match trouble {
+            Trouble::Retrying(error) => {
+                warn!(%error, "events are not published for now; trying again");
+                RelayState::Retrying { error }
+            }
+            Trouble::Halted(reason) => {
+                error!(%reason, "events are not published");
+                RelayState::Halted { reason }
+            }
+        };
+    }
+}
+
+impl Publisher {
+    async fn follow(
+        &mut self,
+        link: &mut dyn RelayLink,
+        mut mark: Position,
+        stop: &mut StopSignal,
+    ) -> Result<(), Stop> {
         let mut idle_since = Instant::now();
         let mut ahead: Option<EventBatch> = None;
         loop {
@@ -307,7 +248,7 @@ impl Publisher {
                 let durable = &mut self.durable;
                 tokio::select! {
                     biased;
-                    _ = self.stop.wait_for(|stop| *stop) => return Err(Stop::Stopped),
+                    () = stop.stopped() => return Err(Stop::Stopped),
                     grown = durable.wait_for(|durable| durable.position > mark) => {
                         if grown.is_err() {
                             return Err(Stop::Stopped);
@@ -336,7 +277,7 @@ impl Publisher {
             let publishing = link.publish(records, RelayMark { position: next });
             let reading = self.log.read(next, &self.filter, BATCH);
             let both = futures_util::future::join(publishing, reading);
-            let (done, read) = unless_stopped(&mut self.stop, both).await?;
+            let (done, read) = stop.unless_stopped(both).await?;
             done?;
             mark = next;
             self.published(mark, count);
@@ -355,30 +296,16 @@ impl Publisher {
     }
 
     /// Until the log is longer than this.
-    async fn unless_stopped_for_more(&mut self, mark: Position) -> Result<(), Stop> {
+    async fn more_than(&mut self, mark: Position, stop: &mut StopSignal) -> Result<(), Stop> {
         {
             let mut progress = self.progress.lock();
             if !matches!(progress.state, RelayState::Retrying { .. } | RelayState::Halted { .. }) {
                 progress.state = RelayState::Idle;
             }
         }
-        tokio::select! {
-            biased;
-            _ = self.stop.wait_for(|stop| *stop) => Err(Stop::Stopped),
-            grown = self.durable.wait_for(|durable| durable.position > mark) => {
-                grown.map(|_| ()).map_err(|_| Stop::Stopped)
-            }
-        }
-    }
-}
-
-async fn unless_stopped<T>(
-    stop: &mut watch::Receiver<bool>,
-    work: impl Future<Output = T>,
-) -> Result<T, Stop> {
-    tokio::select! {
-        biased;
-        _ = stop.wait_for(|stop| *stop) => Err(Stop::Stopped),
-        done = work => Ok(done),
+        // A log that was closed has no more.
+        let more = self.durable.wait_for(|durable| durable.position > mark);
+        let grown = stop.unless_stopped(more).await?;
+        grown.map(|_| ()).map_err(|_| Stop::Stopped)
     }
 }

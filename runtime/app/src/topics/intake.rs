@@ -3,22 +3,23 @@
 //! What fails here says nothing about a record: records that can't be read become events all the same. So it is tried
 //! again for as long as it takes, or, where going on would leave records out, halted until somebody has decided.
 
+use crate::bus_task::{BusTask, Stop, StopSignal, Trouble, Work, attempt_until_stopped};
 use crate::commands::new_command_id;
 use ebb_domain::commit::{Expected, IdempotencyKey, KafkaOrigin, NewCommit, Outcome, RecordedCommand};
 use ebb_domain::digest::Digest;
-use ebb_domain::event::{NewEvent, Revision};
+use ebb_domain::event::{NewEvent, StoredEvent};
 use ebb_domain::name::{AppName, EventType, TopicName};
-use ebb_domain::port::bus::{Bus, BusError, BusErrorKind, Consumer, Done, PartitionLag, Subscription};
-use ebb_domain::port::log::{AppendError, EventLog, GroupFailure, ReadLimits, Settlement};
+use ebb_domain::port::bus::{Bus, Consumer, Done, PartitionLag, Subscription};
+use ebb_domain::port::log::{AppendError, EventLog, GroupFailure, ReadError, ReadLimits, Settlement};
 use ebb_domain::text::Text;
 use ebb_domain::topic::{self, Dedupe, Incoming, READABLE, Record, Start, TopicSpec};
 use parking_lot::Mutex;
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{Notify, watch};
-use tokio::task::JoinHandle;
+use tokio::sync::Notify;
 use tracing::{Instrument, debug, error, info, info_span, warn};
 use uuid::Uuid;
 
@@ -28,14 +29,11 @@ const BATCH: usize = 1000;
 /// How long a batch waits to fill up once it has a record: appending is cheaper in groups, and the log groups by itself.
 const WAIT: Duration = Duration::from_millis(5);
 
-/// How long after a failure it is tried again, at first and at most.
-const RETRY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(10));
+/// Partitions of a topic that are looked at for the id of the topic that they were consumed of.
+const PARTITIONS: u32 = 1000;
 
 /// How often the broker is asked how much is left.
 const ASK_LAG: Duration = Duration::from_secs(2);
-
-/// How often it is looked whether what halted it was put right.
-const HALTED: Duration = Duration::from_secs(15);
 
 /// What a consumer group of an app is doing.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -58,20 +56,6 @@ pub enum IntakeState {
     },
     /// It was stopped.
     Stopped,
-}
-
-impl IntakeState {
-    /// Its name: `joining`, `consuming`, `retrying`, `halted`, `stopped`.
-    #[must_use]
-    pub fn name(&self) -> &'static str {
-        match self {
-            Self::Joining => "joining",
-            Self::Consuming => "consuming",
-            Self::Retrying { .. } => "retrying",
-            Self::Halted { .. } => "halted",
-            Self::Stopped => "stopped",
-        }
-    }
 }
 
 /// A consumer group of an app.
@@ -104,12 +88,11 @@ pub(crate) struct Intakes {
 
 struct Running {
     group: Text,
-    topics: BTreeMap<TopicName, TopicSpec>,
+    topics: Arc<BTreeMap<TopicName, TopicSpec>>,
     progress: Arc<Mutex<Progress>>,
-    stop: watch::Sender<bool>,
     /// What halted it was put right.
     again: Arc<Notify>,
-    task: JoinHandle<()>,
+    task: BusTask,
 }
 
 #[derive(Default)]
@@ -122,17 +105,6 @@ struct Progress {
     accepted: BTreeSet<TopicName>,
 }
 
-impl Running {
-    async fn stopped(self) {
-        self.stop.send_replace(true);
-        if let Err(failure) = self.task.await
-            && failure.is_panic()
-        {
-            error!(%failure, "a consumer of topics panicked");
-        }
-    }
-}
-
 impl Intakes {
     pub(crate) fn new(app: AppName, log: Arc<dyn EventLog>, bus: Option<Arc<dyn Bus>>) -> Self {
         Self { app, log, bus, running: Mutex::default() }
@@ -142,9 +114,9 @@ impl Intakes {
     pub(crate) async fn deploy(&self, mut wanted: BTreeMap<Text, BTreeMap<TopicName, TopicSpec>>) {
         let (kept, gone): (Vec<_>, Vec<_>) = std::mem::take(&mut *self.running.lock())
             .into_iter()
-            .partition(|running| wanted.get(running.group.as_bytes()) == Some(&running.topics));
+            .partition(|running| wanted.get(running.group.as_bytes()) == Some(&*running.topics));
         for running in gone {
-            running.stopped().await;
+            running.task.stopped().await;
         }
         for running in &kept {
             wanted.remove(running.group.as_bytes());
@@ -155,46 +127,33 @@ impl Intakes {
     }
 
     fn start(&self, group: Text, topics: BTreeMap<TopicName, TopicSpec>) -> Running {
-        let (stop, stopped) = watch::channel(false);
         let progress = Arc::new(Mutex::new(Progress::default()));
         let again = Arc::new(Notify::new());
-        let intake = Intake {
-            app: self.app.clone(),
-            group: group.clone(),
-            topics: topics.clone(),
-            log: self.log.clone(),
-            progress: progress.clone(),
-            cluster: Text::default(),
-            again: again.clone(),
-        };
+        let topics = Arc::new(topics);
         let span = info_span!("topics", app = %self.app, %group);
-        let bus = self.bus.clone();
-        let task = tokio::spawn(
-            async move {
-                let set = intake.progress.clone();
-                match bus {
-                    Some(bus) => {
-                        let (group, topics) = (intake.group.clone(), starts(&intake.topics));
-                        let watching = watch_lag(&*bus, &group, topics, set.clone());
-                        tokio::select! {
-                            () = intake.run(&*bus, stopped) => {}
-                            () = watching => {}
-                        }
-                    }
-                    None => {
-                        let reason =
-                            "the node has no brokers: set `kafka.brokers` in its settings".to_owned();
-                        error!(%reason, "topics are not consumed");
-                        set.lock().state = IntakeState::Halted { reason };
-                        let mut stopped = stopped;
-                        let _ = stopped.wait_for(|stop| *stop).await;
-                    }
+        let work = |stop| {
+            let (bus, set, again) = (self.bus.clone(), progress.clone(), again.clone());
+            let intake = bus.map(|bus| Intake {
+                bus,
+                app: self.app.clone(),
+                group: group.clone(),
+                topics: topics.clone(),
+                log: self.log.clone(),
+                progress: progress.clone(),
+                cluster: Text::default(),
+                consumed: BTreeMap::new(),
+            });
+            let work = async move {
+                match intake {
+                    Some(intake) => intake.run(&again, stop).await,
+                    None => without_brokers(&set, stop).await,
                 }
                 set.lock().state = IntakeState::Stopped;
-            }
-            .instrument(span),
-        );
-        Running { group, topics, progress, stop, again, task }
+            };
+            work.instrument(span)
+        };
+        let task = BusTask::spawn(work);
+        Running { group, topics, progress, again, task }
     }
 
     /// How all of them are doing.
@@ -235,7 +194,7 @@ impl Intakes {
     pub(crate) async fn close(&self) {
         let running = std::mem::take(&mut *self.running.lock());
         for running in running {
-            running.stopped().await;
+            running.task.stopped().await;
         }
     }
 }
@@ -244,128 +203,107 @@ fn starts(topics: &BTreeMap<TopicName, TopicSpec>) -> BTreeMap<TopicName, Start>
     topics.iter().map(|(topic, spec)| (topic.clone(), spec.start)).collect()
 }
 
+async fn without_brokers(progress: &Mutex<Progress>, mut stop: StopSignal) {
+    let reason = "the node has no brokers: set `kafka.brokers` in its settings".to_owned();
+    error!(%reason, "topics are not consumed");
+    progress.lock().state = IntakeState::Halted { reason };
+    stop.stopped().await;
+}
+
 /// One group.
 struct Intake {
+    bus: Arc<dyn Bus>,
     app: AppName,
     group: Text,
-    topics: BTreeMap<TopicName, TopicSpec>,
+    topics: Arc<BTreeMap<TopicName, TopicSpec>>,
     log: Arc<dyn EventLog>,
     progress: Arc<Mutex<Progress>>,
     cluster: Text,
-    again: Arc<Notify>,
+    /// The ids of topics that were consumed since the app was opened: perhaps no record of them has come yet.
+    consumed: BTreeMap<TopicName, Uuid>,
 }
 
-/// Why it does not go on as it was.
-enum Stop {
-    Stopped,
-    Bus(BusError),
-    Log(String),
-}
-
-impl From<BusError> for Stop {
-    fn from(error: BusError) -> Self {
-        Self::Bus(error)
-    }
-}
-
-impl Intake {
-    async fn run(mut self, bus: &dyn Bus, mut stop: watch::Receiver<bool>) {
-        let (mut pause, longest) = RETRY;
-        loop {
-            let before = self.progress.lock().records;
-            let Err(why) = self.consume(bus, &mut stop).await;
-            if self.progress.lock().records > before {
-                pause = RETRY.0;
-            }
-            let wait = match why {
-                Stop::Stopped => return,
-                Stop::Bus(error) if error.passes() => {
-                    self.retrying(error.to_string());
-                    pause
-                }
-                Stop::Bus(error) => {
-                    let reason = error.to_string();
-                    error!(%reason, "topics are not consumed");
-                    self.progress.lock().state = IntakeState::Halted { reason };
-                    // A topic that is missing is made any moment.
-                    if error.kind == BusErrorKind::MissingTopic { pause } else { HALTED }
-                }
-                Stop::Log(error) => {
-                    self.retrying(error);
-                    pause
-                }
-            };
-            pause = (pause * 2).min(longest);
-            tokio::select! {
-                biased;
-                _ = stop.wait_for(|stop| *stop) => return,
-                () = self.again.notified() => pause = RETRY.0,
-                () = tokio::time::sleep(wait) => {}
-            }
-        }
-    }
-
-    fn retrying(&self, error: String) {
-        warn!(%error, "topics are not consumed for now; trying again");
-        self.progress.lock().state = IntakeState::Retrying { error };
-    }
-
-    async fn consume(
-        &mut self,
-        bus: &dyn Bus,
-        stop: &mut watch::Receiver<bool>,
-    ) -> Result<std::convert::Infallible, Stop> {
-        let joined = async {
-            self.cluster = bus.cluster().await?;
-            let subscription = Subscription {
-                group: self.group.clone(),
-                member: format!("{}-{}", self.app, self.group).into(),
-                topics: starts(&self.topics),
-                known: self.known().await?,
-            };
-            Ok::<_, Stop>(bus.consume(subscription).await?)
-        };
-        let mut consumer = unless_stopped(stop, joined).await??;
+impl Work for Intake {
+    async fn attempt(&mut self, stop: &mut StopSignal) -> Result<(), Stop> {
+        let mut consumer = stop.unless_stopped(self.join()).await??;
         info!("consuming");
         self.progress.lock().state = IntakeState::Consuming;
-        let ended = loop {
-            // What was consumed and not appended is consumed again.
-            let records = match unless_stopped(stop, consumer.next(BATCH, WAIT)).await {
-                Ok(Ok(records)) => records,
-                Ok(Err(error)) => break Stop::Bus(error),
-                Err(stopped) => break stopped,
-            };
-            let took = match unless_stopped(stop, self.take(&*consumer, records)).await {
-                Ok(Ok(done)) => consumer.done(&done).map_err(Stop::Bus),
-                Ok(Err(error)) => Err(error),
-                Err(stopped) => Err(stopped),
-            };
-            if let Err(why) = took {
-                break why;
-            }
-        };
+        let Err(ended) = self.consume(&mut *consumer, stop).await;
         consumer.close().await;
         Err(ended)
     }
 
-    /// The ids of the topics that the log has records of.
-    async fn known(&self) -> Result<BTreeMap<TopicName, Uuid>, Stop> {
-        let mut known = BTreeMap::new();
-        let accepted = self.progress.lock().accepted.clone();
-        for topic in self.topics.keys().filter(|topic| !accepted.contains(*topic)) {
-            // Partition 0 is there as long as the topic is; which of them has records is another matter.
-            for partition in 0..8 {
-                let stream = topic::stream(topic, partition);
-                let head = self.log.head(&stream).map_err(|error| Stop::Log(error.to_string()))?;
-                let Some(Revision(last)) = head.revision else { continue };
-                let one = ReadLimits { items: 1, bytes: 1 };
-                let read = self.log.read_stream(&stream, Revision(last), one).await;
-                let events = read.map_err(|error| Stop::Log(error.to_string()))?;
-                if let Some(origin) = events.first().and_then(|event| event.commit.origin.as_ref()) {
-                    known.insert(topic.clone(), origin.topic);
-                    break;
-                }
+    fn achieved(&self) -> u64 {
+        self.progress.lock().records
+    }
+
+    fn troubled(&mut self, trouble: Trouble) {
+        self.progress.lock().state = match trouble {
+            Trouble::Retrying(error) => {
+                warn!(%error, "topics are not consumed for now; trying again");
+                IntakeState::Retrying { error }
             }
+            Trouble::Halted(reason) => {
+                error!(%reason, "topics are not consumed");
+                IntakeState::Halted { reason }
+            }
+        };
+    }
+}
+
+impl Intake {
+    async fn run(mut self, again: &Notify, stop: StopSignal) {
+        let (bus, group, topics) = (self.bus.clone(), self.group.clone(), starts(&self.topics));
+        let watching = watch_lag(&*bus, &group, topics, self.progress.clone());
+        tokio::select! {
+            () = attempt_until_stopped(&mut self, again, stop) => {}
+            () = watching => {}
+        }
+    }
+
+    async fn join(&mut self) -> Result<Box<dyn Consumer>, Stop> {
+        self.cluster = self.bus.cluster().await?;
+        let accepted = self.progress.lock().accepted.clone();
+        let mut known = self.known().await?;
+        known.retain(|topic, _| !accepted.contains(topic));
+        let subscription = Subscription {
+            group: self.group.clone(),
+            member: format!("{}-{}", self.app, self.group).into(),
+            topics: starts(&self.topics),
+            known,
+        };
+        let consumer = self.bus.consume(subscription).await?;
+        let ids = self.topics.keys().filter_map(|topic| Some((topic.clone(), consumer.topic_id(topic)?)));
+        self.consumed.extend(ids);
+        // Made again once more, it is to be accepted once more.
+        self.progress.lock().accepted.retain(|topic| !accepted.contains(topic));
+        Ok(consumer)
+    }
+
+    async fn consume(&self, consumer: &mut dyn Consumer, stop: &mut StopSignal) -> Result<Infallible, Stop> {
+        loop {
+            // What was consumed and not appended is consumed again.
+            let records = stop.unless_stopped(consumer.next(BATCH, WAIT)).await??;
+            let done = stop.unless_stopped(self.take(consumer, records)).await??;
+            consumer.done(&done)?;
+        }
+    }
+
+    /// The ids of the topics that were consumed last: since the app was opened, or else as the log says.
+    async fn known(&self) -> Result<BTreeMap<TopicName, Uuid>, Stop> {
+        let log = |error: ReadError| Stop::Log(error.to_string());
+        let mut known = self.consumed.clone();
+        for topic in self.topics.keys().filter(|topic| !self.consumed.contains_key(*topic)) {
+            let mut newest = None;
+            for partition in 0..PARTITIONS {
+                let stream = topic::stream(topic, partition);
+                let Some(last) = self.log.head(&stream).map_err(log)?.revision else { continue };
+                let one = ReadLimits { items: 1, bytes: 1 };
+                let events = self.log.read_stream(&stream, last, one).await.map_err(log)?;
+                let of = |event: &StoredEvent| Some((event.position, event.commit.origin.as_ref()?.topic));
+                newest = newest.max(events.first().and_then(of));
+            }
+            known.extend(newest.map(|(_, id)| (topic.clone(), id)));
         }
         Ok(known)
     }
@@ -379,9 +317,11 @@ impl Intake {
             let Some(topic) = consumer.topic_id(&record.topic) else {
                 return Err(Stop::Log(format!("the id of topic `{}` is not known", record.topic)));
             };
-            let spec = self.topics.get(&record.topic).cloned().unwrap_or_default();
+            let Some(spec) = self.topics.get(&record.topic) else {
+                return Err(Stop::Log(format!("topic `{}` was not asked for", record.topic)));
+            };
             done.insert((record.topic.clone(), record.partition), record.offset + 1);
-            match self.log.append(self.commit(&record, topic, &spec)).await {
+            match self.log.append(self.commit(&record, topic, spec)).await {
                 Ok(staged) => {
                     taken += 1;
                     settlements.push(staged.settlement);
@@ -474,16 +414,5 @@ async fn watch_lag(
             Err(error) => debug!(%error, "how much is left is not known"),
         }
         tokio::time::sleep(ASK_LAG).await;
-    }
-}
-
-async fn unless_stopped<T>(
-    stop: &mut watch::Receiver<bool>,
-    work: impl Future<Output = T>,
-) -> Result<T, Stop> {
-    tokio::select! {
-        biased;
-        _ = stop.wait_for(|stop| *stop) => Err(Stop::Stopped),
-        done = work => Ok(done),
     }
 }
