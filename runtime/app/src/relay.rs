@@ -258,7 +258,6 @@ impl Publisher {
                 }
                 continue;
             }
-            idle_since = Instant::now();
             let next = batch.scanned_to;
             let count = batch.events.len() as u64;
             let records = batch.events.iter().filter_map(|event| {
@@ -281,6 +280,7 @@ impl Publisher {
             done?;
             mark = next;
             self.published(mark, count);
+            idle_since = Instant::now();
             ahead = Some(read.map_err(|error| Stop::Log(error.to_string()))?);
         }
     }
@@ -309,3 +309,6 @@ impl Publisher {
         grown.map(|_| ()).map_err(|_| Stop::Stopped)
     }
 }
+
+#[cfg(test)]
+mod tests;
