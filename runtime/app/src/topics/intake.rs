@@ -7,10 +7,11 @@ use crate::bus_task::{BusTask, Stop, StopSignal, Trouble, Work, attempt_until_st
 use crate::commands::new_command_id;
 use ebb_domain::commit::{Expected, IdempotencyKey, KafkaOrigin, NewCommit, Outcome, RecordedCommand};
 use ebb_domain::digest::Digest;
-use ebb_domain::event::{NewEvent, StoredEvent};
+use ebb_domain::event::{NewEvent, Revision, StoredEvent};
 use ebb_domain::name::{AppName, EventType, TopicName};
 use ebb_domain::port::bus::{Bus, Consumer, Done, PartitionLag, Subscription};
 use ebb_domain::port::log::{AppendError, EventLog, GroupFailure, ReadError, ReadLimits, Settlement};
+use ebb_domain::stream::StreamId;
 use ebb_domain::text::Text;
 use ebb_domain::topic::{self, Dedupe, Incoming, READABLE, Record, Start, TopicSpec};
 use parking_lot::Mutex;
@@ -309,8 +310,12 @@ impl Intake {
     }
 
     /// Appends records, and waits until all of them are durable; gives the places behind them.
+    ///
+    /// A record is staged on the one before it in its partition: if that is lost with its group, those behind it must not
+    /// be there when it comes again.
     async fn take(&self, consumer: &dyn Consumer, records: Vec<Record>) -> Result<Vec<Done>, Stop> {
         let mut done: BTreeMap<(TopicName, u32), u64> = BTreeMap::new();
+        let mut last: BTreeMap<StreamId, Revision> = BTreeMap::new();
         let mut settlements: Vec<Settlement> = Vec::new();
         let (mut taken, mut duplicates) = (0, 0);
         for record in records {
@@ -321,27 +326,30 @@ impl Intake {
                 return Err(Stop::Log(format!("topic `{}` was not asked for", record.topic)));
             };
             done.insert((record.topic.clone(), record.partition), record.offset + 1);
-            match self.log.append(self.commit(&record, topic, spec)).await {
+            let mut commit = self.commit(&record, topic, spec);
+            let stream = commit.stream.clone();
+            commit.expected = last.get(&stream).map_or(Expected::Any, |last| Expected::Revision(Some(*last)));
+            let mut appended = self.log.append(commit).await;
+            if let Err(AppendError::Conflict { .. }) = appended {
+                // The one before it is lost, which is told here, or another group of the app consumes the same topic.
+                durable(&mut settlements).await?;
+                appended = self.log.append(self.commit(&record, topic, spec)).await;
+            }
+            match appended {
                 Ok(staged) => {
                     taken += 1;
+                    last.insert(stream, staged.first_revision);
                     settlements.push(staged.settlement);
                 }
                 Err(AppendError::Duplicate(earlier)) => {
                     duplicates += 1;
-                    settlements.push(earlier.settlement);
+                    // Nothing is staged on it that would be lost with it.
+                    durable(&mut vec![earlier.settlement]).await?;
                 }
                 Err(error) => return Err(Stop::Log(error.to_string())),
             }
         }
-        // Groups settle in order, but each has a word of its own: the last of them speaks for those that share its group.
-        for mut settlement in settlements {
-            if settlement.is_durable() {
-                continue;
-            }
-            settlement.wait().await.map_err(|failure| match failure {
-                GroupFailure::Rewound(why) | GroupFailure::OutcomeUnknown(why) => Stop::Log(why),
-            })?;
-        }
+        durable(&mut settlements).await?;
         let mut progress = self.progress.lock();
         progress.records += taken;
         progress.duplicates += duplicates;
@@ -399,6 +407,19 @@ impl Intake {
             }]),
         }
     }
+}
+
+/// Waits until all of these are durable.
+async fn durable(settlements: &mut Vec<Settlement>) -> Result<(), Stop> {
+    for mut settlement in settlements.drain(..) {
+        if settlement.is_durable() {
+            continue;
+        }
+        settlement.wait().await.map_err(|failure| match failure {
+            GroupFailure::Rewound(why) | GroupFailure::OutcomeUnknown(why) => Stop::Log(why),
+        })?;
+    }
+    Ok(())
 }
 
 /// Asks the broker now and then how much is left. An answer that does not come leaves the last one standing.

@@ -13,3 +13,6 @@ mod intake;
 pub(crate) use commands::Commands;
 pub(crate) use intake::Intakes;
 pub use intake::{IntakeState, IntakeStatus};
+
+#[cfg(test)]
+mod tests;
