@@ -139,7 +139,11 @@ impl Projector {
             match self.unless_stopped(self.applier.apply(&events)).await? {
                 Ok(touches) => {
                     let done = ParkChange::Done { key: key.detached(), through: last };
-                    let batch = RowBatch { changes: touches.into_changes(), parks: vec![done], mark: None };
+                    let batch = RowBatch {
+                        changes: touches.into_changes(),
+                        parks: vec![done],
+                        ..RowBatch::default()
+                    };
                     self.commit(batch).await?;
                     retried.applied += size as u64;
                     self.version.count(|counters| counters.events += size as u64);

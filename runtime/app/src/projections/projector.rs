@@ -398,7 +398,7 @@ impl Projector {
         let end = self.next + len;
         let last = self.buffer[end - 1].position;
         let mark = if end == self.buffer.len() { self.scanned } else { last };
-        self.commit(RowBatch { changes, parks, mark: Some(mark) }).await?;
+        self.commit(RowBatch { changes, parks, mark: Some(mark), ..RowBatch::default() }).await?;
         self.next = end;
         self.front.passed(last);
         self.version.count(|counters| {

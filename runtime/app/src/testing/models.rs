@@ -2,13 +2,14 @@
 
 use ebb_domain::event::Position;
 use ebb_domain::model::{ColumnType, Comparison, Condition, ModelSchema, OrderBy, Page, Query, Row, Value};
-use ebb_domain::name::{AppName, ColumnName, ProjectionName};
+use ebb_domain::name::{AppName, ColumnName, ProjectionName, TopicName};
 use ebb_domain::port::models::{
     ExistingStore, ModelError, ModelStores, ParkChange, Parked, ProjectionStore, ProjectionVersion, RowBatch,
     RowChange, Tried,
 };
 use ebb_domain::text::Text;
 use ebb_domain::time::Timestamp;
+use ebb_domain::topic::{KeptRecord, Place as TopicPlace};
 use parking_lot::Mutex;
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
@@ -30,6 +31,7 @@ pub struct MemoryModels {
 struct Stores {
     versions: BTreeMap<(AppName, ProjectionName, ProjectionVersion), Arc<MemoryProjection>>,
     serving: BTreeMap<Place, ProjectionVersion>,
+    beginnings: BTreeMap<Place, Vec<TopicPlace>>,
 }
 
 #[derive(Default)]
@@ -59,6 +61,8 @@ struct Rows {
     rows: BTreeMap<(Text, Text), Row>,
     parked: BTreeMap<Text, Queue>,
     tried: Option<Tried>,
+    places: BTreeMap<(TopicName, u32), TopicPlace>,
+    records: BTreeMap<Position, KeptRecord>,
 }
 
 #[derive(Clone, Default)]
@@ -219,6 +223,21 @@ impl ModelStores for MemoryModels {
         Ok(())
     }
 
+    fn beginning(&self, app: &AppName, projection: &ProjectionName) -> Result<Vec<TopicPlace>, ModelError> {
+        let state = self.state.lock();
+        Ok(state.beginnings.get(&(app.clone(), projection.clone())).cloned().unwrap_or_default())
+    }
+
+    fn set_beginning(
+        &self,
+        app: &AppName,
+        projection: &ProjectionName,
+        beginning: &[TopicPlace],
+    ) -> Result<(), ModelError> {
+        self.state.lock().beginnings.insert((app.clone(), projection.clone()), beginning.to_vec());
+        Ok(())
+    }
+
     fn retain(
         &self,
         app: &AppName,
@@ -229,6 +248,7 @@ impl ModelStores for MemoryModels {
         state.versions.retain(|(a, p, version), _| (a, p) != (app, projection) || versions.contains(version));
         if versions.is_empty() {
             state.serving.remove(&(app.clone(), projection.clone()));
+            state.beginnings.remove(&(app.clone(), projection.clone()));
         }
         Ok(())
     }
@@ -237,6 +257,7 @@ impl ModelStores for MemoryModels {
         let mut state = self.state.lock();
         state.versions.retain(|(a, ..), _| a != app);
         state.serving.retain(|(a, _), _| a != app);
+        state.beginnings.retain(|(a, _), _| a != app);
         Ok(())
     }
 }
@@ -321,6 +342,9 @@ impl ProjectionStore for MemoryProjection {
             check(schema, &change)?;
             next.change(schema, model.text().clone(), key, change);
         }
+        next.records.extend(batch.records);
+        let places = batch.places.into_iter();
+        next.places.extend(places.map(|place| ((place.topic.clone(), place.partition), place)));
         for park in batch.parks {
             next.park(park);
         }
@@ -328,6 +352,7 @@ impl ProjectionStore for MemoryProjection {
             next.mark = mark;
             next.tried = next.tried.filter(|tried| tried.position > mark);
         }
+        next.forget_records();
         let mut earlier = self.earlier.lock();
         if earlier.len() == KEPT {
             earlier.remove(0);
@@ -369,6 +394,14 @@ impl ProjectionStore for MemoryProjection {
         self.look(|rows| rows.tried.clone())
     }
 
+    fn places(&self) -> Result<Vec<TopicPlace>, ModelError> {
+        self.look(|rows| rows.places.values().cloned().collect())
+    }
+
+    fn record(&self, position: Position) -> Result<Option<KeptRecord>, ModelError> {
+        self.look(|rows| rows.records.get(&position).cloned())
+    }
+
     fn size_bytes(&self) -> u64 {
         0
     }
@@ -405,6 +438,14 @@ impl Rows {
                 }
             }
         }
+    }
+
+    /// Keeps those that are tried, or queue.
+    fn forget_records(&mut self) {
+        let queued: BTreeSet<Position> =
+            self.parked.values().flat_map(|queue| queue.positions.iter().copied()).collect();
+        let tried = self.tried.as_ref().map(|tried| tried.position);
+        self.records.retain(|position, _| queued.contains(position) || Some(*position) == tried);
     }
 
     fn park(&mut self, change: ParkChange) {

@@ -6,6 +6,7 @@ use crate::model::{ModelSchema, Page, Query, Row};
 use crate::name::{AppName, ColumnName, ModelName, ProjectionName};
 use crate::text::Text;
 use crate::time::Timestamp;
+use crate::topic::{KeptRecord, Place};
 use std::sync::Arc;
 use thiserror::Error;
 
@@ -143,6 +144,11 @@ pub struct RowBatch {
     pub parks: Vec<ParkChange>,
     /// The new mark; none leaves it (a retry of parked events).
     pub mark: Option<Position>,
+    /// Where it goes on in these partitions, for a projection that takes records straight from topics.
+    pub places: Vec<Place>,
+    /// The records that stand at positions which this batch parks, queues or remembers as tried. Each is kept for as long
+    /// as its position is one of these.
+    pub records: Vec<(Position, KeptRecord)>,
 }
 
 /// A parked key.
@@ -242,6 +248,18 @@ pub trait ProjectionStore: Send + Sync + 'static {
     /// The store failed.
     fn tried(&self) -> Result<Option<Tried>, ModelError>;
 
+    /// Where it goes on in each partition, in order of topic and partition; empty for one that follows the log.
+    ///
+    /// # Errors
+    /// The store failed.
+    fn places(&self) -> Result<Vec<Place>, ModelError>;
+
+    /// The record that was kept for this position; none if it is not parked, queued or tried any more.
+    ///
+    /// # Errors
+    /// The store failed.
+    fn record(&self, position: Position) -> Result<Option<KeptRecord>, ModelError>;
+
     /// Bytes on disk.
     fn size_bytes(&self) -> u64;
 
@@ -311,7 +329,25 @@ pub trait ModelStores: Send + Sync + 'static {
         version: ProjectionVersion,
     ) -> Result<(), ModelError>;
 
-    /// Removes every version of a projection but these; without any, the pointer too.
+    /// Where a projection has begun in each partition of the topics that it takes records straight from, whatever its
+    /// version; empty if it has begun nowhere.
+    ///
+    /// # Errors
+    /// The catalogue could not be read.
+    fn beginning(&self, app: &AppName, projection: &ProjectionName) -> Result<Vec<Place>, ModelError>;
+
+    /// Keeps that, durably: a version that is built anew begins there as well.
+    ///
+    /// # Errors
+    /// The catalogue could not be written.
+    fn set_beginning(
+        &self,
+        app: &AppName,
+        projection: &ProjectionName,
+        beginning: &[Place],
+    ) -> Result<(), ModelError>;
+
+    /// Removes every version of a projection but these; without any, the pointer and where it began too.
     ///
     /// # Errors
     /// A file could not be removed.

@@ -6,9 +6,10 @@ use crate::time::Timestamp;
 use bytes::Bytes;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::collections::BTreeMap;
+use uuid::Uuid;
 
 /// A record that was consumed.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
     /// Its topic.
     pub topic: TopicName,
@@ -19,11 +20,39 @@ pub struct Record {
     /// When it was made, or taken by the broker.
     pub timestamp: Option<Timestamp>,
     /// Its key.
+    #[serde(with = "blobs::one", default, skip_serializing_if = "Option::is_none")]
     pub key: Option<Bytes>,
     /// Headers, in order; a name may come more than once.
+    #[serde(with = "blobs::headers", default, skip_serializing_if = "Vec::is_empty")]
     pub headers: Vec<(Text, Option<Bytes>)>,
     /// Its value; none in a tombstone.
+    #[serde(with = "blobs::one", default, skip_serializing_if = "Option::is_none")]
     pub value: Option<Bytes>,
+}
+
+/// A record that is kept beside the rows that it is to be in, with what tells it from all others: its topic may have
+/// forgotten it by the time somebody asks for it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeptRecord {
+    /// The cluster's id.
+    pub cluster: Text,
+    /// The topic's id.
+    pub topic_id: Uuid,
+    /// The record.
+    pub record: Record,
+}
+
+/// Where someone who takes the records of a partition goes on.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Place {
+    /// The topic.
+    pub topic: TopicName,
+    /// The topic's id, which one that is deleted and made again does not share.
+    pub topic_id: Uuid,
+    /// The partition.
+    pub partition: u32,
+    /// The offset of the next record.
+    pub next: u64,
 }
 
 /// A record to produce.
@@ -45,6 +74,15 @@ impl Record {
     pub fn header(&self, name: &str) -> Option<&str> {
         let found = self.headers.iter().rev().find(|(key, _)| key.eq_ignore_ascii_case(name))?;
         std::str::from_utf8(found.1.as_deref()?).ok()
+    }
+}
+
+impl KeptRecord {
+    /// The place behind it.
+    #[must_use]
+    pub fn behind(&self) -> Place {
+        let Record { topic, partition, offset, .. } = &self.record;
+        Place { topic: topic.clone(), topic_id: self.topic_id, partition: *partition, next: offset + 1 }
     }
 }
 
@@ -92,5 +130,48 @@ impl<'de> Deserialize<'de> for Blob {
                 from_base64(&base64).ok_or_else(|| serde::de::Error::custom("not base64"))?.into()
             }
         }))
+    }
+}
+
+/// Bytes of a record, as [`Blob`]s.
+mod blobs {
+    use super::{Blob, Bytes};
+
+    pub(super) mod one {
+        use super::{Blob, Bytes};
+        use serde::{Deserialize as _, Deserializer, Serialize as _, Serializer};
+
+        pub(in super::super) fn serialize<S: Serializer>(
+            bytes: &Option<Bytes>,
+            serializer: S,
+        ) -> Result<S::Ok, S::Error> {
+            bytes.clone().map(Blob).serialize(serializer)
+        }
+
+        pub(in super::super) fn deserialize<'de, D: Deserializer<'de>>(
+            deserializer: D,
+        ) -> Result<Option<Bytes>, D::Error> {
+            Ok(Option::<Blob>::deserialize(deserializer)?.map(|blob| blob.0))
+        }
+    }
+
+    pub(super) mod headers {
+        use super::{Blob, Bytes};
+        use crate::text::Text;
+        use serde::{Deserialize as _, Deserializer, Serializer};
+
+        pub(in super::super) fn serialize<S: Serializer>(
+            headers: &[(Text, Option<Bytes>)],
+            serializer: S,
+        ) -> Result<S::Ok, S::Error> {
+            serializer.collect_seq(headers.iter().map(|(name, value)| (name, value.clone().map(Blob))))
+        }
+
+        pub(in super::super) fn deserialize<'de, D: Deserializer<'de>>(
+            deserializer: D,
+        ) -> Result<Vec<(Text, Option<Bytes>)>, D::Error> {
+            let headers = Vec::<(Text, Option<Blob>)>::deserialize(deserializer)?;
+            Ok(headers.into_iter().map(|(name, value)| (name, value.map(|blob| blob.0))).collect())
+        }
     }
 }

@@ -1,12 +1,13 @@
 //! One version's file: a writer that commits batches, and readers beside it.
 
-use super::parks;
 use super::sql::{Parameter, Table};
+use super::{parks, places};
 use ebb_domain::event::Position;
 use ebb_domain::model::{ModelSchema, Page, Query, Row, Value};
 use ebb_domain::name::ModelName;
 use ebb_domain::port::models::{ModelError, Parked, ProjectionStore, RowBatch, RowChange, Tried};
 use ebb_domain::text::Text;
+use ebb_domain::topic::{KeptRecord, Place};
 use ebb_faults::{Point, crash_point};
 use parking_lot::Mutex;
 use rusqlite::{CachedStatement, Connection, ErrorCode, OpenFlags, OptionalExtension, ffi, params_from_iter};
@@ -90,6 +91,7 @@ impl SqliteProjection {
              INSERT OR IGNORE INTO _mark VALUES (0, 0);",
         )?;
         writer.execute_batch(parks::CREATE)?;
+        writer.execute_batch(places::CREATE)?;
         write_models(&writer, models)?;
         let mut tables = HashMap::with_capacity(models.len());
         for model in models {
@@ -360,6 +362,12 @@ impl ProjectionStore for SqliteProjection {
         for change in &batch.changes {
             self.apply(&transaction, change)?;
         }
+        for (position, record) in &batch.records {
+            places::keep(&transaction, *position, record).map_err(|error| self.failed(&error))?;
+        }
+        for place in &batch.places {
+            places::set(&transaction, place).map_err(|error| self.failed(&error))?;
+        }
         for change in &batch.parks {
             parks::apply(&transaction, change).map_err(|error| self.failed(&error))?;
         }
@@ -401,6 +409,14 @@ impl ProjectionStore for SqliteProjection {
 
     fn tried(&self) -> Result<Option<Tried>, ModelError> {
         self.read(parks::tried)
+    }
+
+    fn places(&self) -> Result<Vec<Place>, ModelError> {
+        self.read(places::all)
+    }
+
+    fn record(&self, position: Position) -> Result<Option<KeptRecord>, ModelError> {
+        self.read(|reader| places::record(reader, position))
     }
 
     fn size_bytes(&self) -> u64 {

@@ -5,6 +5,7 @@
 
 mod file;
 mod parks;
+mod places;
 mod sql;
 #[cfg(test)]
 mod tests;
@@ -12,6 +13,7 @@ mod tests;
 use ebb_domain::model::ModelSchema;
 use ebb_domain::name::{AppName, ProjectionName};
 use ebb_domain::port::models::{ExistingStore, ModelError, ModelStores, ProjectionStore, ProjectionVersion};
+use ebb_domain::topic::Place;
 use ebb_faults::{Point, crash_point};
 use file::{SqliteProjection, read_models, store_error};
 use parking_lot::Mutex;
@@ -23,6 +25,7 @@ use std::sync::{Arc, Weak};
 use tracing::warn;
 
 const SERVING: &str = "serving";
+const BEGINNING: &str = "beginning";
 const EXTENSION: &str = "sqlite";
 
 /// The read models of a node: `{folder}/apps/{app}/models/{projection}/{version}.sqlite`.
@@ -146,6 +149,28 @@ impl ModelStores for SqliteModels {
         replace_durably(&folder, SERVING, version.to_string().as_bytes()).map_err(store_error)
     }
 
+    fn beginning(&self, app: &AppName, projection: &ProjectionName) -> Result<Vec<Place>, ModelError> {
+        let path = self.projection(app, projection).join(BEGINNING);
+        match fs::read(&path) {
+            // Unlike a pointer, it can't be found again: what can't be read is not taken for a projection that is new.
+            Ok(text) => serde_json::from_slice(&text).map_err(|error| {
+                store_error(format!("{} does not say where it began: {error}", path.display()))
+            }),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(Vec::new()),
+            Err(error) => Err(store_error(error)),
+        }
+    }
+
+    fn set_beginning(
+        &self,
+        app: &AppName,
+        projection: &ProjectionName,
+        beginning: &[Place],
+    ) -> Result<(), ModelError> {
+        let text = serde_json::to_vec(beginning).map_err(store_error)?;
+        replace_durably(&self.projection(app, projection), BEGINNING, &text).map_err(store_error)
+    }
+
     fn retain(
         &self,
         app: &AppName,
@@ -164,7 +189,8 @@ impl ModelStores for SqliteModels {
             let name = entry.file_name();
             let name = name.to_string_lossy();
             // Files that SQLite keeps beside a database begin with its name.
-            if name != SERVING && !kept.iter().any(|version| name.starts_with(version.as_str())) {
+            let is_catalogue = name == SERVING || name == BEGINNING;
+            if !is_catalogue && !kept.iter().any(|version| name.starts_with(version.as_str())) {
                 crash_point(Point::VersionBeforeRemoval);
                 fs::remove_file(entry.path()).map_err(store_error)?;
             }

@@ -59,6 +59,11 @@ pub(super) fn apply(connection: &Connection, change: &ParkChange) -> rusqlite::R
             .map(drop),
         ParkChange::Done { key, through } => {
             connection
+                .prepare_cached(
+                    "DELETE FROM _record WHERE position IN (SELECT position FROM _parked_queue WHERE key = ? AND position <= ?)",
+                )?
+                .execute(params![&**key, through.0 as i64])?;
+            connection
                 .prepare_cached("DELETE FROM _parked_queue WHERE key = ? AND position <= ?")?
                 .execute(params![&**key, through.0 as i64])?;
             connection
@@ -73,6 +78,13 @@ pub(super) fn apply(connection: &Connection, change: &ParkChange) -> rusqlite::R
 
 /// What failed at or below the mark is done with, or parked.
 pub(super) fn forget_tried(connection: &Connection, mark: Position) -> rusqlite::Result<()> {
+    // Its record stays if it was parked: then it is in a queue by now.
+    connection
+        .prepare_cached(
+            "DELETE FROM _record WHERE position IN (SELECT position FROM _tried WHERE position <= ?)
+             AND NOT EXISTS (SELECT 1 FROM _parked_queue queue WHERE queue.position = _record.position)",
+        )?
+        .execute([mark.0 as i64])?;
     connection.prepare_cached("DELETE FROM _tried WHERE position <= ?")?.execute([mark.0 as i64]).map(drop)
 }
 

@@ -71,7 +71,7 @@ impl Fixture {
     fn commit(&self, changes: Vec<(&str, RowChange)>, mark: u64) {
         let changes =
             changes.into_iter().map(|(key, change)| (schema().name, Text::from(key), change)).collect();
-        self.store.commit(RowBatch { changes, parks: vec![], mark: Some(Position(mark)) }).unwrap();
+        self.store.commit(RowBatch { changes, mark: Some(Position(mark)), ..RowBatch::default() }).unwrap();
     }
 }
 

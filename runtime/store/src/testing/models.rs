@@ -4,13 +4,15 @@
 use ebb_domain::digest::Digest;
 use ebb_domain::event::Position;
 use ebb_domain::model::{ColumnType, Comparison, Condition, ModelSchema, OrderBy, Page, Query, Row, Value};
-use ebb_domain::name::{AppName, ColumnName, ModelName, ProjectionName};
+use ebb_domain::name::{AppName, ColumnName, ModelName, ProjectionName, TopicName};
 use ebb_domain::port::models::{
     ModelError, ModelStores, ParkChange, ProjectionStore, ProjectionVersion, RowBatch, RowChange, Tried,
 };
 use ebb_domain::text::Text;
 use ebb_domain::time::Timestamp;
+use ebb_domain::topic::{KeptRecord, Place, Record};
 use std::sync::Arc;
+use uuid::Uuid;
 
 /// Stores to be tested.
 pub struct Stores {
@@ -36,6 +38,9 @@ macro_rules! model_stores_tests {
             a_parked_key_keeps_its_queue_in_order_until_it_is_done,
             a_key_that_is_parked_again_has_waited_since_the_first_time,
             a_tried_event_is_remembered_until_the_mark_passes_it,
+            places_commit_with_rows_and_the_others_stay,
+            a_record_is_kept_for_as_long_as_it_is_tried_or_queues,
+            where_a_projection_began_outlives_its_versions,
             the_same_version_is_the_same_store_and_another_one_has_its_own_rows,
             a_version_that_is_there_opens_with_its_own_models,
             only_retained_versions_stay_and_without_any_the_pointer_goes_too,
@@ -97,11 +102,11 @@ fn open(stores: &dyn ModelStores) -> Arc<dyn ProjectionStore> {
 
 fn commit(store: &dyn ProjectionStore, changes: Vec<(&str, RowChange)>, mark: u64) {
     let changes = changes.into_iter().map(|(key, change)| (schema().name, Text::from(key), change)).collect();
-    store.commit(RowBatch { changes, parks: vec![], mark: Some(Position(mark)) }).unwrap();
+    store.commit(RowBatch { changes, mark: Some(Position(mark)), ..RowBatch::default() }).unwrap();
 }
 
 fn park(store: &dyn ProjectionStore, parks: Vec<ParkChange>) {
-    store.commit(RowBatch { changes: vec![], parks, mark: None }).unwrap();
+    store.commit(RowBatch { parks, ..RowBatch::default() }).unwrap();
 }
 
 fn row(account: &str, balance: Option<i64>, rate: Option<f64>) -> Row {
@@ -189,13 +194,16 @@ pub fn a_batch_with_a_bad_change_changes_nothing(stores: &dyn ModelStores) {
             (schema().name, Text::from("a"), RowChange::Delete),
             (schema().name, Text::from("b"), bad.clone()),
         ];
-        let refused = store.commit(RowBatch { changes, parks: vec![], mark: Some(Position(2)) });
+        let places = vec![place("orders", 0, 9)];
+        let refused =
+            store.commit(RowBatch { changes, mark: Some(Position(2)), places, ..RowBatch::default() });
         assert!(matches!(refused, Err(ModelError::BadColumn { .. })), "{bad:?}: {refused:?}");
     }
     let unknown = (name(ModelName::new, "nope"), Text::from("a"), RowChange::Delete);
     let refused = store.commit(RowBatch { changes: vec![unknown], ..RowBatch::default() });
     assert_eq!(refused, Err(ModelError::UnknownModel("nope".into())));
     assert_eq!((balance(&*store, "a"), store.mark()), (Some(Value::Integer(1)), Ok(Position(1))));
+    assert_eq!(store.places(), Ok(vec![]));
 }
 
 /// So that a message can say which.
@@ -327,6 +335,87 @@ pub fn a_tried_event_is_remembered_until_the_mark_passes_it(stores: &dyn ModelSt
     assert_eq!(store.tried(), Ok(Some(tried(2))));
     commit(&*store, vec![], 5);
     assert_eq!(store.tried(), Ok(None));
+}
+
+fn place(topic: &'static str, partition: u32, next: u64) -> Place {
+    Place { topic: name(TopicName::new, topic), topic_id: Uuid::from_u128(7), partition, next }
+}
+
+/// Each has its own.
+pub fn places_commit_with_rows_and_the_others_stay(stores: &dyn ModelStores) {
+    let store = open(stores);
+    assert_eq!(store.places(), Ok(vec![]));
+    let all = vec![place("orders", 10, 4), place("orders", 2, u64::from(u32::MAX) + 1), place("bills", 0, 0)];
+    store.commit(RowBatch { places: all, mark: Some(Position(3)), ..RowBatch::default() }).unwrap();
+    commit(&*store, vec![put("a", 1)], 4);
+    let again = Place { topic_id: Uuid::from_u128(8), ..place("orders", 10, 1) };
+    store.commit(RowBatch { places: vec![again.clone()], ..RowBatch::default() }).unwrap();
+    let expected = vec![place("bills", 0, 0), place("orders", 2, u64::from(u32::MAX) + 1), again];
+    assert_eq!((store.places(), store.mark()), (Ok(expected), Ok(Position(4))));
+}
+
+fn record(offset: u64) -> KeptRecord {
+    KeptRecord {
+        cluster: "c".into(),
+        topic_id: Uuid::from_u128(7),
+        record: Record {
+            topic: name(TopicName::new, "orders"),
+            partition: 1,
+            offset,
+            timestamp: Some(Timestamp(5)),
+            key: Some(vec![0xff, 0].into()),
+            headers: vec![
+                ("h".into(), Some("v".into())),
+                ("h".into(), None),
+                ("b".into(), Some(vec![0x80].into())),
+            ],
+            value: (offset > 3).then(|| "{}".into()),
+        },
+    }
+}
+
+/// A topic may have forgotten it by the time somebody asks for it.
+pub fn a_record_is_kept_for_as_long_as_it_is_tried_or_queues(stores: &dyn ModelStores) {
+    let store = open(stores);
+    let tried = ParkChange::Tried(Tried { position: Position(3), reason: "boom".into(), attempts: 1 });
+    let records = vec![(Position(3), record(3))];
+    store.commit(RowBatch { parks: vec![tried], records, ..RowBatch::default() }).unwrap();
+    assert_eq!(store.record(Position(3)), Ok(Some(record(3))));
+    let parks = vec![parked(3, 10), ParkChange::Queue { key: key(), position: Position(9) }];
+    let records = vec![(Position(3), record(3)), (Position(9), record(9))];
+    store.commit(RowBatch { parks, records, mark: Some(Position(9)), ..RowBatch::default() }).unwrap();
+    assert_eq!(store.tried(), Ok(None));
+    assert_eq!(
+        (store.record(Position(3)), store.record(Position(9))),
+        (Ok(Some(record(3))), Ok(Some(record(9))))
+    );
+    park(&*store, vec![ParkChange::Done { key: key(), through: Position(3) }]);
+    assert_eq!((store.record(Position(3)), store.record(Position(9))), (Ok(None), Ok(Some(record(9)))));
+    park(&*store, vec![ParkChange::Done { key: key(), through: Position(9) }]);
+    let tried = ParkChange::Tried(Tried { position: Position(12), reason: "boom".into(), attempts: 1 });
+    let records = vec![(Position(12), record(12))];
+    store.commit(RowBatch { parks: vec![tried], records, ..RowBatch::default() }).unwrap();
+    commit(&*store, vec![], 12);
+    assert_eq!((store.record(Position(9)), store.record(Position(12))), (Ok(None), Ok(None)));
+}
+
+/// All of them begin there.
+pub fn where_a_projection_began_outlives_its_versions(stores: &dyn ModelStores) {
+    let beginning = || stores.beginning(&app(), &projection());
+    assert_eq!(beginning(), Ok(vec![]));
+    let (first, both) = (vec![place("orders", 0, 4)], vec![place("orders", 0, 4), place("orders", 1, 0)]);
+    stores.set_beginning(&app(), &projection(), &first).unwrap();
+    for number in [1, 2] {
+        stores.open(&app(), &projection(), version(number), &[schema()]).unwrap();
+    }
+    stores.set_beginning(&app(), &projection(), &both).unwrap();
+    stores.retain(&app(), &projection(), &[version(2)]).unwrap();
+    assert_eq!((beginning(), stores.versions(&app(), &projection())), (Ok(both), Ok(vec![version(2)])));
+    stores.retain(&app(), &projection(), &[]).unwrap();
+    assert_eq!(beginning(), Ok(vec![]));
+    stores.set_beginning(&app(), &projection(), &first).unwrap();
+    stores.remove_app(&app()).unwrap();
+    assert_eq!(beginning(), Ok(vec![]));
 }
 
 /// A version has one writer.
