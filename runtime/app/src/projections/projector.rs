@@ -455,9 +455,8 @@ impl Projector {
             // The broker has it before anything here goes on: a crash in between sends it twice, and never not at all.
             let record =
                 dead_letter::record(topic, &self.deps.app, self.name(), &events[index], &tried, self.now());
-            self.deps
-                .publish(record)
-                .await
+            self.unless_stopped(self.deps.publish(record))
+                .await?
                 .map_err(|error| Stop::Host(format!("no dead letter could be sent: {error}")))?;
             key = alone(&key, tried.position);
         }

@@ -5,6 +5,7 @@ mod clock;
 mod guest;
 mod log;
 mod models;
+mod secrets;
 mod storage;
 
 pub use bus::{MemoryBus, Step};
@@ -12,4 +13,5 @@ pub use clock::ManualClock;
 pub use guest::{Call, Fault, Gate, ProjectionEngine, ScriptedFunction, ScriptedProjection};
 pub use log::{MemoryLog, command_id};
 pub use models::MemoryModels;
+pub use secrets::NoSecrets;
 pub use storage::MemoryStorage;

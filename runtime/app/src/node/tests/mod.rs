@@ -5,16 +5,14 @@ mod life;
 
 use super::*;
 use crate::commands::{CommandError, CommandReply, CommandRequest};
-use crate::testing::{ManualClock, MemoryModels, MemoryStorage, ScriptedProjection};
+use crate::testing::{ManualClock, MemoryModels, MemoryStorage, NoSecrets, ScriptedProjection};
 use bytes::Bytes;
-use ebb_domain::manifest::function::Variable;
 use ebb_domain::name::ModelName;
 use ebb_domain::port::Future;
 use ebb_domain::port::guest::{
     Aggregate, CallError, CommandModule, CompileError, DecidedEvent, Decision, FunctionSpec, GuestCommand,
     HttpFunction, ModuleKind, PastEvent, ProjectionModule,
 };
-use ebb_domain::port::secrets::{NoSecret, Secret};
 use std::sync::atomic::AtomicU32;
 
 const MANIFEST: &str = r#"
@@ -239,13 +237,4 @@ async fn try_to_open(app: &Arc<App>, key: &str) -> Result<CommandReply, CommandE
         origin: None,
     };
     app.command(request).await
-}
-
-/// A node whose operator keeps none.
-struct NoSecrets;
-
-impl Secrets for NoSecrets {
-    fn get(&self, app: &AppName, name: &Variable) -> Result<Secret, NoSecret> {
-        Err(NoSecret { problem: format!("app `{app}` has no secret `{name}`"), hint: String::new() })
-    }
 }
