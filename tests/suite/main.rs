@@ -29,6 +29,7 @@ mod replay;
 mod scaling;
 mod secrets;
 mod siege;
+mod storms;
 mod support;
 mod tokens;
 mod traces;

@@ -1,5 +1,6 @@
 //! One deployed app, open: its log, its command path, its projections, and what is deployed of it.
 
+use crate::chains::{ChainStatus, Chains};
 use crate::commands::{
     AggregateFunction, CommandError, CommandReply, CommandRequest, CommandService, StateError,
 };
@@ -11,9 +12,10 @@ use crate::projections::{
 };
 use crate::relay::{Relay, RelayStatus};
 use crate::topics::{IntakeStatus, Intakes};
-use ebb_domain::event::Position;
+use ebb_domain::event::{Position, StoredEvent};
 use ebb_domain::manifest::Manifest;
 use ebb_domain::name::{AggregateName, AppName, ModelName, TopicName};
+use ebb_domain::port::guest::HeldBack;
 use ebb_domain::port::log::{Durable, EventLog};
 use ebb_domain::port::storage::{Snapshots, StorageError};
 use ebb_domain::text::Text;
@@ -34,6 +36,7 @@ pub struct App {
     log: Arc<dyn EventLog>,
     commands: CommandService,
     projections: LazyProjections,
+    chains: Chains,
     relay: Relay,
     intakes: Intakes,
     deps: NodeDeps,
@@ -188,6 +191,7 @@ impl App {
                 clock: deps.clock.clone(),
                 bus: deps.bus.clone(),
             }),
+            chains: Chains::default(),
             relay: Relay::new(name.clone(), log.clone(), deps.bus.clone()),
             intakes: Intakes::new(name.clone(), log.clone(), deps.bus.clone()),
             name,
@@ -334,12 +338,39 @@ impl App {
         self.projections.model(model).await
     }
 
-    /// Decides a command; see [`CommandService::execute`].
+    /// Decides a command, unless its chain has led to too much; see [`CommandService::execute`].
     ///
     /// # Errors
     /// It was not accepted.
     pub async fn command(&self, request: CommandRequest) -> Result<CommandReply, CommandError> {
+        if request.hops > 0 {
+            let chain = request.correlation_id.clone().unwrap_or_default();
+            self.chains.admit(&chain, request.hops, &self.manifest().chains)?;
+        }
         self.commands.execute(request).await
+    }
+
+    /// The first of these events that is not to be given to anybody now, since its chain has led to too much.
+    pub(crate) fn held_back(&self, events: &[StoredEvent]) -> Option<HeldBack> {
+        let spec = self.manifest().chains;
+        let held = events.iter().enumerate().filter(|(_, event)| event.commit.hops > 0);
+        let mut held = held.filter_map(|(index, event)| {
+            let chain = &event.commit.correlation_id;
+            Some((index, chain, self.chains.held(chain, &spec)?))
+        });
+        let (index, chain, retry_after) = held.next()?;
+        let reason = format!(
+            "events of the chain `{chain}` are held back: it has led to {} commands within a minute, as many as the app \
+             allows (`chains.per-minute`)",
+            spec.per_minute
+        );
+        Some(HeldBack { index, reason, retry_after })
+    }
+
+    /// What causes lead to.
+    #[must_use]
+    pub fn chain_status(&self) -> ChainStatus {
+        self.chains.status(&self.manifest().chains)
     }
 
     pub(crate) fn deps(&self) -> &NodeDeps {

@@ -4,6 +4,7 @@
 pub mod app;
 pub mod bundle;
 mod bus_task;
+pub mod chains;
 pub mod commands;
 mod deferred;
 pub mod deploy;

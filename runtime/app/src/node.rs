@@ -522,6 +522,7 @@ impl Node {
             actor: data["deployed_by"].as_str().or(data["by"].as_str()).unwrap_or("operator").into(),
             correlation_id: command_id.to_string().into(),
             causation_id: None,
+            hops: 0,
             traceparent: None,
             module: Digest::default(),
             idempotency: None,

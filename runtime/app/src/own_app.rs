@@ -33,6 +33,8 @@ pub struct Cause {
     pub correlation_id: Text,
     /// The function, `function.transfer`, or the event that it was called with.
     pub causation_id: Text,
+    /// Functions and topics between a command that it sends and what began its chain.
+    pub hops: u16,
 }
 
 /// An app, for one call of one of its functions. A call doesn't keep its app alive: to one that is gone it can say
@@ -80,6 +82,7 @@ impl CalledApp {
             idempotency,
             correlation_id: Some(cause.correlation_id),
             causation_id: Some(cause.causation_id),
+            hops: cause.hops,
             trace,
             origin: None,
         };
@@ -267,8 +270,9 @@ fn worth(kind: &CommandErrorKind) -> NotDoneKind {
         | Kind::InvalidKey(_)
         | Kind::NotJson(_)
         | Kind::SchemaViolation(_) => NotDoneKind::Invalid,
-        Kind::Forbidden { .. } => NotDoneKind::Denied,
+        Kind::Forbidden { .. } | Kind::ChainTooLong { .. } => NotDoneKind::Denied,
         Kind::Throttled { .. }
+        | Kind::ChainHeldBack { .. }
         | Kind::Module(CallError::Overloaded { .. })
         | Kind::OutOfTime(_)
         | Kind::Unavailable(_)

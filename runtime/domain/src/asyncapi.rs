@@ -305,6 +305,7 @@ fn cloud_event() -> Value {
             "ce_source": {"type": "string", "minLength": 1},
             "ce_type": {"type": "string", "minLength": 1},
             "ce_correlationid": {"type": "string"},
+            "ce_hops": {"type": "string", "pattern": "^[0-9]+$"},
             "content-type": {"type": "string"},
             "traceparent": {"type": "string"},
         },

@@ -164,6 +164,8 @@ pub struct CommitHeader {
     pub correlation_id: Text,
     /// The id of the event or command that directly caused this command, if one did.
     pub causation_id: Option<Text>,
+    /// Functions and topics between it and what began its chain: zero for what comes from outside.
+    pub hops: u16,
     /// W3C trace context.
     pub traceparent: Option<Text>,
     /// Digest of the module that decided it; zero if the platform did.
@@ -234,6 +236,8 @@ pub struct NewCommit {
     pub correlation_id: Text,
     /// What directly caused this command.
     pub causation_id: Option<Text>,
+    /// Functions and topics between it and what began its chain: zero for what comes from outside.
+    pub hops: u16,
     /// W3C trace context.
     pub traceparent: Option<Text>,
     /// The module that decided it.

@@ -177,6 +177,9 @@ impl StoredEvent {
         if let Some(causation) = &commit.causation_id {
             attributes.push(("causationid", (&**causation).into()));
         }
+        if commit.hops > 0 {
+            attributes.push(("hops", commit.hops.to_string().into()));
+        }
         attributes.push(("actor", (&*commit.actor).into()));
         if let Some(traceparent) = &commit.traceparent {
             attributes.push(("traceparent", (&**traceparent).into()));
@@ -220,7 +223,9 @@ impl StoredEvent {
         for (name, value) in self.attributes(app) {
             // Numbers that fit into 32 bits are an integer of CloudEvents; ours may be larger, and JSON has room.
             let number = match name {
-                "position" | "sequence" | "schemaversion" => value.parse::<u64>().ok().map(Number::from),
+                "position" | "sequence" | "schemaversion" | "hops" => {
+                    value.parse::<u64>().ok().map(Number::from)
+                }
                 _ => None,
             };
             event.insert(name.into(), number.map_or_else(|| Value::from(&*value), Value::Number));

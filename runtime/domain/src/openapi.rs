@@ -495,6 +495,7 @@ fn common_schemas() -> Map<String, Value> {
             "commandid": {"type": "string", "format": "uuid"},
             "correlationid": text,
             "causationid": text,
+            "hops": number("Functions and topics between it and what began its chain; not there where none do.", 1),
             "actor": text,
             "traceparent": text,
             "module": {"type": "string", "description": "SHA-256 of the module that decided it."},

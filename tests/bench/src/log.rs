@@ -50,6 +50,7 @@ pub fn commit(stream: StreamId, data: Bytes) -> NewCommit {
         actor: Text::from_static("anonymous"),
         correlation_id: command_id.to_string().into(),
         causation_id: None,
+        hops: 0,
         traceparent: None,
         module: Digest::default(),
         idempotency: None,

@@ -314,6 +314,7 @@ fn request(intent: &Intent) -> CommandRequest {
         idempotency,
         correlation_id: None,
         causation_id: None,
+        hops: 0,
         trace: None,
         origin: None,
     }

@@ -11,7 +11,7 @@ use ebb_tests::{App, Kafka, Node, eventually, guest};
 use serde_json::Value;
 
 /// A node that has the broker.
-async fn node(kafka: &Kafka) -> Node {
+pub(crate) async fn node(kafka: &Kafka) -> Node {
     Node::builder().env("EBB_KAFKA", kafka.brokers()).env("EBB_LOG", "info").start().await
 }
 

@@ -33,6 +33,8 @@ pub struct CommandRequest {
     pub correlation_id: Option<Text>,
     /// What directly caused it.
     pub causation_id: Option<Text>,
+    /// Functions and topics between it and what began its chain: zero for one that comes from outside.
+    pub hops: u16,
     /// The span that deciding it is, or the caller's.
     pub trace: Option<Trace>,
     /// The record that it is, if it came from a topic: the same record is the same command, for ever.
@@ -184,6 +186,29 @@ pub enum CommandErrorKind {
         /// When to try again.
         retry_after: Duration,
     },
+    /// Too many functions and topics lie between it and what began its chain.
+    #[error(
+        "{hops} functions and topics lie between this command and what began its chain, and the app allows {most} \
+         (`chains.hops`): do events and commands lead to each other without an end?"
+    )]
+    ChainTooLong {
+        /// As many as lie there.
+        hops: u16,
+        /// As many as may be.
+        most: u16,
+    },
+    /// What caused it has led to too much just now.
+    #[error(
+        "what led to this command led to more than {} others within a minute, twice what the app allows \
+         (`chains.per-minute`)",
+        2 * u64::from(*.per_minute)
+    )]
+    ChainHeldBack {
+        /// Commands that a chain may lead to within a minute.
+        per_minute: u32,
+        /// When to try again.
+        retry_after: Duration,
+    },
     /// The module failed.
     #[error(transparent)]
     Module(#[from] CallError),
@@ -249,6 +274,8 @@ impl CommandErrorKind {
             Self::KeyReused => "key_reused",
             Self::Refused(_) => "refused",
             Self::Throttled { .. } => "throttled",
+            Self::ChainTooLong { .. } => "chain_too_long",
+            Self::ChainHeldBack { .. } => "chain_held_back",
             Self::Module(error) => match error {
                 CallError::Trapped(_) => "module_trapped",
                 CallError::BadAnswer(_) => "module_bad_answer",
@@ -274,9 +301,9 @@ impl CommandErrorKind {
     #[must_use]
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
-            Self::Throttled { retry_after } | Self::Module(CallError::Overloaded { retry_after, .. }) => {
-                Some(*retry_after)
-            }
+            Self::Throttled { retry_after }
+            | Self::ChainHeldBack { retry_after, .. }
+            | Self::Module(CallError::Overloaded { retry_after, .. }) => Some(*retry_after),
             Self::Unavailable(_) | Self::OutcomeUnknown(_) | Self::ShuttingDown | Self::KeyInFlight => {
                 Some(Duration::from_secs(1))
             }

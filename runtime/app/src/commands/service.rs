@@ -253,6 +253,7 @@ impl Inner {
             idempotency: request.idempotency,
             correlation_id: request.correlation_id.unwrap_or_else(|| id.to_string().into()),
             causation_id: request.causation_id,
+            hops: request.hops,
             trace: request.trace,
             origin: request.origin,
             deadline: Instant::now() + patience,

@@ -199,6 +199,7 @@ fn request(command: &str, data: &str) -> CommandRequest {
         idempotency: None,
         correlation_id: None,
         causation_id: None,
+        hops: 0,
         trace: None,
         origin: None,
     }

@@ -31,7 +31,7 @@ use ebb_domain::manifest::{
 use ebb_domain::name::{AggregateName, AppName, ProjectionName};
 use ebb_domain::port::Future;
 use ebb_domain::port::guest::{
-    ApplyError, CallError, FunctionSpec, HttpCall, HttpFunction, ProjectionModule, SharedRows,
+    ApplyError, CallError, FunctionSpec, HeldBack, HttpCall, HttpFunction, ProjectionModule, SharedRows,
 };
 use ebb_domain::port::log::EventLog;
 use ebb_domain::port::models::RowBatch;
@@ -390,7 +390,9 @@ impl Handler {
             [event] => event.id().to_string().into(),
             _ => format!("function.{}", self.name).into(),
         };
+        let hops = events.iter().map(|event| event.commit.hops).max().unwrap_or_default();
         let cause = Cause {
+            hops: hops.saturating_add(1),
             actor: format!("function:{}", self.name).into(),
             correlation_id: first.map_or_else(Text::default, |commit| commit.correlation_id.clone()),
             causation_id,
@@ -416,6 +418,10 @@ impl Handler {
 impl ProjectionModule for Handler {
     fn apply<'a>(&'a self, events: &'a [StoredEvent], _: SharedRows) -> Future<'a, Result<(), ApplyError>> {
         Box::pin(self.handle(events))
+    }
+
+    fn held_back(&self, events: &[StoredEvent]) -> Option<HeldBack> {
+        self.own_app.upgrade()?.held_back(events)
     }
 }
 

@@ -14,6 +14,7 @@ use super::window::Window;
 use ebb_domain::event::{Position, StoredEvent};
 use ebb_domain::manifest::Source;
 use ebb_domain::name::{AppName, ProjectionName};
+use ebb_domain::port::guest::HeldBack;
 use ebb_domain::port::log::{Durable, EventFilter, EventLog, ReadLimits, Records};
 use ebb_domain::port::models::{ModelError, ParkChange, ProjectionStore, RowBatch, Tried};
 use ebb_domain::text::Text;
@@ -341,6 +342,15 @@ impl Projector {
     async fn step(&mut self) -> Flow<After> {
         let window = &self.buffer[self.next..];
         let window = &window[..window.len().min(self.max_events())];
+        let held = self.applier.module.held_back(window);
+        let window = match held {
+            Some(HeldBack { index: 0, reason, retry_after }) => {
+                self.version.set_state(State::HeldBack { reason });
+                return Ok(After::Pause(retry_after));
+            }
+            Some(HeldBack { index, .. }) => &window[..index],
+            None => window,
+        };
         let lane_by = &self.program.deployment.spec.lane_by;
         // Keys cost a parse where they come from the data; without lanes and parked keys nobody needs them.
         let keyed = !self.parked.is_empty() || self.program.deployment.lanes().get() > 1;
@@ -624,7 +634,10 @@ impl Projector {
     fn progressing(&self) {
         if self.version.state() != State::CatchingUp && self.lag() > self.max_events() as u64 {
             self.version.set_state(State::CatchingUp);
-        } else if matches!(self.version.state(), State::Retrying { .. } | State::Halted { .. }) {
+        } else if matches!(
+            self.version.state(),
+            State::Retrying { .. } | State::HeldBack { .. } | State::Halted { .. }
+        ) {
             self.version.set_state(if self.lag() == 0 { State::Live } else { State::CatchingUp });
         }
     }

@@ -23,6 +23,11 @@ pub enum State {
         /// Why it failed last.
         error: String,
     },
+    /// The events that come next belong to a chain that has led to too much: they are given to it later.
+    HeldBack {
+        /// Which chain, and to how much.
+        reason: String,
+    },
     /// It goes no further without help: a key was to be parked past `max-parked`, or its rows are ahead of the log.
     Halted {
         /// Why, and what to do.
@@ -37,13 +42,14 @@ pub enum State {
 }
 
 impl State {
-    /// Its name: `catching-up`, `live`, `retrying`, `halted`, `idle`, `superseded`, `stopped`.
+    /// Its name: `catching-up`, `live`, `retrying`, `held-back`, `halted`, `idle`, `superseded`, `stopped`.
     #[must_use]
     pub fn name(&self) -> &'static str {
         match self {
             Self::CatchingUp => "catching-up",
             Self::Live => "live",
             Self::Retrying { .. } => "retrying",
+            Self::HeldBack { .. } => "held-back",
             Self::Halted { .. } => "halted",
             Self::Idle => "idle",
             Self::Superseded => "superseded",

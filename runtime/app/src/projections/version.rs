@@ -206,7 +206,10 @@ impl Version {
 
     pub(super) fn set_state(&self, state: State) {
         let mut progress = self.progress.lock();
-        if let State::Retrying { error, .. } | State::Halted { reason: error } = &state {
+        if let State::Retrying { error, .. }
+        | State::HeldBack { reason: error }
+        | State::Halted { reason: error } = &state
+        {
             progress.last_error = Some(error.clone());
         }
         progress.state = state;

@@ -132,6 +132,7 @@ impl History {
             actor: Text::from_static("ann"),
             correlation_id: Text::from_static("c"),
             causation_id: None,
+            hops: 0,
             traceparent: None,
             module,
             idempotency: None,

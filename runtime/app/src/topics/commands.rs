@@ -13,7 +13,7 @@ use ebb_domain::event::StoredEvent;
 use ebb_domain::name::{AggregateName, AppName, TopicName};
 use ebb_domain::port::Future;
 use ebb_domain::port::bus::OptionalBus;
-use ebb_domain::port::guest::{ApplyError, CallError, ProjectionModule, SharedRows};
+use ebb_domain::port::guest::{ApplyError, CallError, HeldBack, ProjectionModule, SharedRows};
 use ebb_domain::text::Text;
 use ebb_domain::topic::{self, CommandIdentity, CommandSource, Envelope, NewRecord};
 use ebb_domain::trace::Trace;
@@ -141,6 +141,7 @@ impl Commands {
             idempotency: self.idempotency(event, &envelope, &key, &command)?,
             correlation_id: Some(event.commit.correlation_id.clone()),
             causation_id: Some(event.id().to_string().into()),
+            hops: event.commit.hops,
             trace: event.commit.traceparent.as_deref().and_then(|parent| Trace::parse(parent, None)),
             origin: Some(place),
         })
@@ -253,9 +254,11 @@ fn failure(kind: &CommandErrorKind) -> Failure {
         | K::Forbidden { .. }
         | K::NotJson(_)
         | K::SchemaViolation(_)
+        | K::ChainTooLong { .. }
         | K::KeyReused => Failure::Poison(format!("{}: {why}", kind.code())),
         K::Module(CallError::Overloaded { .. } | CallError::InstanceLost | CallError::Failed(_))
         | K::Throttled { .. }
+        | K::ChainHeldBack { .. }
         | K::KeyInFlight
         | K::OutOfTime(_)
         | K::Unavailable(_)
@@ -272,6 +275,10 @@ fn failure(kind: &CommandErrorKind) -> Failure {
 impl ProjectionModule for Commands {
     fn apply<'a>(&'a self, events: &'a [StoredEvent], _: SharedRows) -> Future<'a, Result<(), ApplyError>> {
         Box::pin(self.carry_out(events))
+    }
+
+    fn held_back(&self, events: &[StoredEvent]) -> Option<HeldBack> {
+        self.own_app.upgrade()?.held_back(events)
     }
 
     fn refused(&self) -> u64 {

@@ -384,6 +384,7 @@ impl Intake {
             correlation_id: correlation
                 .filter(|text| (1..=256).contains(&text.len()))
                 .unwrap_or_else(|| id.to_string().into()),
+            hops: incoming.envelope.hops(),
             causation_id: attribute("id").filter(|text| text.len() <= 256),
             traceparent,
             module: Digest::default(),

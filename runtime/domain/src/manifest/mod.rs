@@ -24,7 +24,7 @@ use crate::text::Text;
 use crate::topic::{CommandSource, RelaySpec, Selector, TopicSource, TopicSpec};
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
-use std::num::{NonZeroU32, NonZeroUsize};
+use std::num::{NonZeroU16, NonZeroU32, NonZeroUsize};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -51,6 +51,8 @@ pub struct Manifest {
     pub topics: BTreeMap<TopicName, TopicSpec>,
     /// How events go to Kafka.
     pub relay: Relay,
+    /// What one cause may lead to.
+    pub chains: ChainSpec,
     needs_kafka: Option<(String, Place)>,
     files: Vec<FileRef>,
 }
@@ -152,6 +154,28 @@ pub struct Build {
     /// Files and folders, relative to the manifest, whose changes `ebb dev` rebuilds for; default: `src`, `Cargo.toml`,
     /// `ebb.toml` and whatever else is there, without `target` and hidden folders.
     pub watch: Vec<String>,
+}
+
+/// `app.chains`: what one cause may lead to, by way of events.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct ChainSpec {
+    /// Functions and topics that may lie between a command and what began its chain.
+    pub hops: NonZeroU16,
+    /// Commands that events of one chain may lead to within a minute.
+    pub per_minute: NonZeroU32,
+}
+
+impl Default for ChainSpec {
+    fn default() -> Self {
+        Self { hops: Self::HOPS, per_minute: Self::PER_MINUTE }
+    }
+}
+
+impl ChainSpec {
+    /// `hops` where the manifest does not say.
+    pub const HOPS: NonZeroU16 = NonZeroU16::new(16).unwrap();
+    /// `per-minute` where the manifest does not say: a hundred a second.
+    pub const PER_MINUTE: NonZeroU32 = NonZeroU32::new(6000).unwrap();
 }
 
 /// `app.cors`: which browser origins may call the app's data plane.

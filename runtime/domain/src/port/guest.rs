@@ -366,6 +366,17 @@ pub enum ApplyError {
     Call(#[from] CallError),
 }
 
+/// An event that is not to be applied now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HeldBack {
+    /// Its index in the batch.
+    pub index: usize,
+    /// Why.
+    pub reason: String,
+    /// When to ask again.
+    pub retry_after: Duration,
+}
+
 /// Rows that a projection's call works on. Shared, so that the caller has them back when the call is over.
 pub type SharedRows = Arc<Mutex<dyn Rows>>;
 
@@ -375,6 +386,11 @@ pub trait ProjectionModule: Send + Sync + 'static {
     /// from a clean one; what was written to `rows` is the caller's to discard.
     fn apply<'a>(&'a self, events: &'a [StoredEvent], rows: SharedRows)
     -> Future<'a, Result<(), ApplyError>>;
+
+    /// Which of these events is not to be applied now, with those behind it; none: all may be.
+    fn held_back(&self, _: &[StoredEvent]) -> Option<HeldBack> {
+        None
+    }
 
     /// Commands that were refused, of what sends commands.
     fn refused(&self) -> u64 {

@@ -34,6 +34,9 @@ const MAX_DATA: usize = 512 << 10;
 /// The most that key, headers and attributes may take together: 64 KiB.
 const MAX_ENVELOPE: usize = 64 << 10;
 
+/// What the `source` of events begins with that apps send.
+const SOURCE: &str = "urn:ebbtide:";
+
 /// Attributes of a CloudEvent, by name.
 pub type Attributes = BTreeMap<String, String>;
 
@@ -76,6 +79,18 @@ impl Envelope {
     #[must_use]
     pub fn event_id(&self) -> Option<(&str, &str)> {
         Some((self.attributes.get("source")?, self.attributes.get("id")?))
+    }
+
+    /// Functions and topics between the record and what began its chain, this topic included if an app sent the record;
+    /// none for what comes from outside.
+    #[must_use]
+    pub fn hops(&self) -> u16 {
+        let hops = self.attributes.get("hops").and_then(|hops| hops.parse::<u16>().ok());
+        let is_an_apps = || self.attributes.get("source").is_some_and(|source| source.starts_with(SOURCE));
+        match hops {
+            Some(hops) => hops.saturating_add(1),
+            None => u16::from(is_an_apps()),
+        }
     }
 }
 
@@ -334,6 +349,21 @@ mod tests {
         ("content-type", "application/json"),
         ("trace", "x"),
     ];
+
+    #[test]
+    fn hops_are_counted_from_what_comes_from_outside() {
+        let hops = |attributes: &[(&str, &str)]| {
+            let attributes = attributes.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+            Envelope { attributes: attributes.collect(), ..Envelope::default() }.hops()
+        };
+        assert_eq!(hops(&[]), 0);
+        assert_eq!(hops(&[("source", "urn:example:shop")]), 0);
+        assert_eq!(hops(&[("source", "urn:ebbtide:shop")]), 1, "the topic");
+        assert_eq!(hops(&[("source", "urn:ebbtide:shop"), ("hops", "4")]), 5);
+        assert_eq!(hops(&[("hops", "4")]), 5, "whoever passes it on under a name of its own");
+        assert_eq!(hops(&[("hops", "65535")]), 65535);
+        assert_eq!(hops(&[("hops", "many")]), 0);
+    }
 
     #[test]
     fn a_binary_cloud_event_is_its_value_and_its_attributes() {

@@ -544,6 +544,7 @@ fn events(types: &[&str]) -> Vec<StoredEvent> {
         actor: "anonymous".into(),
         correlation_id: "c".into(),
         causation_id: None,
+        hops: 0,
         traceparent: None,
         module: Digest::default(),
         idempotency: None,

@@ -611,6 +611,7 @@ fn events(count: u32) -> Vec<StoredEvent> {
         actor: "anonymous".into(),
         correlation_id: "c".into(),
         causation_id: None,
+        hops: 0,
         traceparent: None,
         module: Digest::default(),
         idempotency: None,

@@ -180,6 +180,7 @@ fn summary(app: &DeployedApp) -> Value {
         let keys: BTreeMap<_, _> =
             manifest.models.iter().map(|(name, model)| (name, &model.schema.key)).collect();
         summary["model_keys"] = json!(keys);
+        summary["chains"] = json!(open.chain_status());
     }
     if let Some(why) = status.unavailable {
         summary["unavailable"] = why.into();

@@ -14,7 +14,7 @@ use serde_json::json as value;
 use std::sync::Arc;
 
 impl ControlPlane {
-    fn open_apps(&self) -> Vec<Arc<App>> {
+    pub(super) fn open_apps(&self) -> Vec<Arc<App>> {
         self.node.apps().iter().filter_map(|app| app.if_open()).collect()
     }
 

@@ -28,6 +28,35 @@ impl ControlPlane {
         json(StatusCode::OK, &value!({ "status": "ready" }))
     }
 
+    fn chain_metrics(&self, page: &mut Page) {
+        let apps = self.open_apps();
+        let chains: Vec<_> = apps.iter().map(|app| (app.name(), app.chain_status())).collect();
+        page.family(
+            "ebbtide_chains_held_back",
+            "gauge",
+            "Chains of events whose events are held back: they led to too many commands.",
+        );
+        for (app, chains) in &chains {
+            page.value(&[("app", app)], chains.held.len());
+        }
+        page.family(
+            "ebbtide_chains_tripped_total",
+            "counter",
+            "How often a chain of events had led to as many commands as it may within a minute.",
+        );
+        for (app, chains) in &chains {
+            page.value(&[("app", app)], chains.tripped);
+        }
+        page.family(
+            "ebbtide_chains_too_long_total",
+            "counter",
+            "Commands refused since too many functions and topics lay between them and what began their chain.",
+        );
+        for (app, chains) in &chains {
+            page.value(&[("app", app)], chains.too_long);
+        }
+    }
+
     pub(super) fn metrics_page(&self) -> Reply {
         let mut page = Page::default();
         self.metrics.write(&mut page);
@@ -66,6 +95,7 @@ impl ControlPlane {
         }
         self.projection_metrics(&apps, &mut page);
         self.kafka_metrics(&mut page);
+        self.chain_metrics(&mut page);
         let mut census = (self.functions.census)();
         let offered =
             |deployment: &Deployment| deployment.offers.as_ref().map_or(0, |offers| offers.functions.len());

@@ -71,6 +71,7 @@ impl DataPlane {
             idempotency,
             correlation_id: correlation_id(headers)?,
             causation_id: id(headers, "ebb-causation-id")?,
+            hops: 0,
             trace: self.begin_span(headers),
             origin: None,
         };
@@ -116,7 +117,9 @@ fn outcome(result: &Result<CommandReply, CommandError>) -> CommandOutcome {
             | Kind::NotJson(_)
             | Kind::SchemaViolation(_)
             | Kind::KeyReused => CommandOutcome::Invalid,
-            Kind::Throttled { .. } | Kind::Module(CallError::Overloaded { .. }) => CommandOutcome::Throttled,
+            Kind::Throttled { .. }
+            | Kind::ChainHeldBack { .. }
+            | Kind::Module(CallError::Overloaded { .. }) => CommandOutcome::Throttled,
             _ => CommandOutcome::Failed,
         },
     }
@@ -306,7 +309,9 @@ fn kind_problem(kind: CommandErrorKind) -> Problem {
                 None => problem,
             }
         }
-        Kind::Throttled { .. } => THROTTLED.detail(detail),
+        // Events lead to commands by way of functions; no caller sees these two.
+        Kind::ChainTooLong { .. } => FORBIDDEN.detail(detail),
+        Kind::Throttled { .. } | Kind::ChainHeldBack { .. } => THROTTLED.detail(detail),
         Kind::Module(error) => module_problem(error, "command"),
         Kind::UndeclaredEvent { .. } => UNDECLARED_EVENT.detail(detail),
         Kind::InvalidEvent { .. } => INVALID_EVENT.detail(detail),

@@ -95,8 +95,12 @@ impl DataPlane {
             parameters: &parameters,
         };
         *request.headers_mut() = told.headers(headers, parts.uri.path(), path, self.auth.is_configured());
-        let cause =
-            Cause { actor, correlation_id, causation_id: format!("function.{}", endpoint.name).into() };
+        let cause = Cause {
+            actor,
+            correlation_id,
+            causation_id: format!("function.{}", endpoint.name).into(),
+            hops: 0,
+        };
         let entered = self.metrics.enter(app.name(), || format!("function.{}", endpoint.name));
         let call = HttpCall { request, app: Arc::new(CalledApp::new(Arc::downgrade(app), cause)) };
         let answered = match endpoint.function().await {

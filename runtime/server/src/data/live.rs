@@ -172,6 +172,7 @@ mod tests {
             actor: Text::from("anonymous"),
             correlation_id: Text::from("c"),
             causation_id: None,
+            hops: 0,
             traceparent: None,
             module: Digest::default(),
             idempotency: None,

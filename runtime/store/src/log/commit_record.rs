@@ -128,6 +128,7 @@ pub(crate) fn encode(out: &mut Vec<u8>, commit: &NewCommit, numbers: &Numbers) {
     put(&optional(&commit.causation_id).to_le_bytes());
     put(&optional(&commit.traceparent).to_le_bytes());
     put(&parts_of(commit).to_le_bytes());
+    put(&commit.hops.to_le_bytes());
     out.extend_from_slice(&fixed);
 
     out.extend_from_slice(commit.stream.as_str().as_bytes());
@@ -165,7 +166,9 @@ const EVENT_COUNT: usize = FRAME + 88;
 const EVENTS_AT: usize = FRAME + 92;
 const TEXTS: usize = FRAME + 96;
 const PARTS: usize = FRAME + 106;
-const _: () = assert!(PARTS + 2 <= FIXED);
+/// Zero in what was written before there was such a number.
+const HOPS: usize = FRAME + 108;
+const _: () = assert!(HOPS + 2 <= FIXED);
 
 fn parts_of(commit: &NewCommit) -> u16 {
     let mut parts = 0;
@@ -410,6 +413,7 @@ pub(crate) fn decode_header(record: &Bytes) -> Result<CommitHeader, Malformed> {
         actor,
         correlation_id,
         causation_id,
+        hops: u16_at(record, HOPS),
         traceparent,
         module: digest_at(record, MODULE),
         idempotency,

@@ -84,6 +84,7 @@ fn refused() -> NewCommit {
     NewCommit {
         command_id: CommandId(Uuid::from_u128(0x6666)),
         causation_id: Some("cause".into()),
+        hops: 0,
         traceparent: Some("00-0-0-00".into()),
         idempotency: Some(IdempotencyKey { key: "key".into(), request: Digest([0x77; 32]) }),
         outcome: Outcome::Refused(refusal),

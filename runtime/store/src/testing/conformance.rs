@@ -94,6 +94,7 @@ pub fn commit(stream_id: &str, events: Vec<NewEvent>) -> NewCommit {
         actor: "anonymous".into(),
         correlation_id: "correlation".into(),
         causation_id: None,
+        hops: 0,
         traceparent: None,
         module: Digest::default(),
         idempotency: None,
@@ -288,6 +289,7 @@ pub async fn everything_about_a_commit_is_read_back(subject: &Subject) {
         actor: "alice".into(),
         correlation_id: "corr".into(),
         causation_id: Some("cause".into()),
+        hops: 7,
         traceparent: Some("00-1-2-01".into()),
         module: Digest::of(b"module"),
         idempotency: Some(IdempotencyKey { key: "k".into(), request: Digest::of(b"body") }),
@@ -309,6 +311,7 @@ pub async fn everything_about_a_commit_is_read_back(subject: &Subject) {
     );
     assert_eq!((&header.stream, header.command_id, &header.actor), (&new.stream, new.command_id, &new.actor));
     assert_eq!((&header.correlation_id, &header.causation_id), (&new.correlation_id, &new.causation_id));
+    assert_eq!(header.hops, 7);
     assert_eq!((&header.traceparent, header.module), (&new.traceparent, new.module));
     assert_eq!((&header.idempotency, &header.origin), (&new.idempotency, &new.origin));
     assert_eq!((&header.command, &header.refusal), (&new.command, &None));

@@ -233,6 +233,7 @@ async fn try_to_open(app: &Arc<App>, key: &str) -> Result<CommandReply, CommandE
         idempotency: None,
         correlation_id: None,
         causation_id: None,
+        hops: 0,
         trace: None,
         origin: None,
     };

@@ -3,11 +3,20 @@
 use super::{HOUR, SECOND, Walk, keys};
 use crate::manifest::problem::short;
 use crate::manifest::reader::Field;
-use crate::manifest::{Build, Cors, Relay};
+use crate::manifest::{Build, ChainSpec, Cors, Relay};
 use crate::name::AppName;
 
+/// What `[app]` says.
+pub(super) struct App {
+    pub name: AppName,
+    pub hosts: Vec<String>,
+    pub cors: Option<Cors>,
+    pub relay: Relay,
+    pub chains: ChainSpec,
+}
+
 impl<'a> Walk<'a> {
-    pub(super) fn app(&mut self, field: &Field<'a>) -> Option<(AppName, Vec<String>, Option<Cors>, Relay)> {
+    pub(super) fn app(&mut self, field: &Field<'a>) -> Option<App> {
         let app = self.reader.section(field, keys::APP)?;
         let name = match app.get("name") {
             None => {
@@ -19,7 +28,18 @@ impl<'a> Walk<'a> {
         let hosts = app.get("hosts").and_then(|hosts| self.hosts(&hosts)).unwrap_or_default();
         let cors = app.get("cors").and_then(|cors| self.cors(&cors));
         let relay = app.get("relay").and_then(|relay| self.relay(&relay)).unwrap_or_default();
-        Some((name?, hosts, cors, relay))
+        let chains = app.get("chains").and_then(|chains| self.chains(&chains)).unwrap_or_default();
+        Some(App { name: name?, hosts, cors, relay, chains })
+    }
+
+    fn chains(&mut self, field: &Field<'a>) -> Option<ChainSpec> {
+        let chains = self.reader.section(field, keys::CHAINS)?;
+        let hops = chains.get("hops").and_then(|hops| self.reader.count(&hops, 1000));
+        let per_minute = chains.get("per-minute").and_then(|most| self.reader.count(&most, 1_000_000));
+        Some(ChainSpec {
+            hops: hops.and_then(|hops| hops.try_into().ok()).unwrap_or(ChainSpec::HOPS),
+            per_minute: per_minute.unwrap_or(ChainSpec::PER_MINUTE),
+        })
     }
 
     fn app_name(&mut self, field: &Field<'a>, text: &str) -> Option<AppName> {

@@ -2,7 +2,8 @@
 
 pub(in crate::manifest) const ROOT: &[&str] =
     &["app", "build", "aggregate", "model", "projection", "function", "topic"];
-pub(in crate::manifest) const APP: &[&str] = &["name", "hosts", "cors", "relay"];
+pub(in crate::manifest) const APP: &[&str] = &["name", "hosts", "cors", "relay", "chains"];
+pub(in crate::manifest) const CHAINS: &[&str] = &["hops", "per-minute"];
 pub(in crate::manifest) const CORS: &[&str] = &["origins", "max-age"];
 pub(in crate::manifest) const BUILD: &[&str] = &["command", "watch"];
 pub(in crate::manifest) const AGGREGATE: &[&str] = &[

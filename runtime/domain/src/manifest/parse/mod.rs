@@ -14,6 +14,7 @@ use super::reader::{Field, Reader, Section};
 use super::{FileRef, Manifest};
 use crate::name::{AggregateName, FunctionName, InvalidName, ModelName, ProjectionName, TopicName};
 use crate::text::Text;
+use app::App;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use toml::de::{DeTable, DeValue};
@@ -123,7 +124,7 @@ impl<'a> Walk<'a> {
                 None
             }
         };
-        if let Some((name, ..)) = &app {
+        if let Some(App { name, .. }) = &app {
             self.default_group = name.text().clone();
         }
         let build = root.get("build").and_then(|build| self.build(&build));
@@ -148,7 +149,7 @@ impl<'a> Walk<'a> {
         self.one_follower_each(root, &projections, &functions);
         self.one_consumer_each(root, &projections, &functions);
         let topics = self.each(root, "topic", |text| TopicName::new(text), Self::topic);
-        let (name, hosts, cors, relay) = app?;
+        let App { name, hosts, cors, relay, chains } = app?;
         Some(Manifest {
             name,
             hosts,
@@ -160,6 +161,7 @@ impl<'a> Walk<'a> {
             functions,
             topics,
             relay,
+            chains,
             needs_kafka: self.needs_kafka.take(),
             files: Vec::new(),
         })
