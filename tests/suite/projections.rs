@@ -145,6 +145,9 @@ async fn the_command_line_lists_retries_and_skips_what_is_parked() {
     node.ebb_control(&["parked", "retry", "notes", "note-one"]).await.ended(0);
     node.ebb_control(&["parked", "retry", "notes", "note-one"]).await.ended(1);
     assert_eq!(node.ebb_control(&["parked", "list", "notes", "--json"]).await.ok(), "");
+    let unknown = node.ebb_control(&["parked", "list", "nots"]).await;
+    assert!(unknown.stderr.contains("nots"), "{}", unknown.stderr);
+    unknown.ended(1);
 }
 
 #[tokio::test]

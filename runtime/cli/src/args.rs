@@ -86,12 +86,9 @@ pub(crate) enum Command {
     Rebuild(Rebuild),
     /// Have an event function go on elsewhere: leave events out, or give it events once more
     Seek(Seek),
-    /// Look after keys that a projection or an event function could not deal with
-    #[command(subcommand)]
+    /// Look after events and records that could not be dealt with, whatever was to deal with them
+    #[command(subcommand, visible_alias = "dead-letters")]
     Parked(Parked),
-    /// Look after records and events that could not be dealt with, whatever was to deal with them
-    #[command(subcommand)]
-    DeadLetters(DeadLetters),
     /// Look after Kafka topics that an app consumes
     #[command(subcommand)]
     Topics(Topics),
@@ -508,23 +505,26 @@ fn seek_to(text: &str) -> Result<serde_json::Value, String> {
     }
 }
 
-/// `ebb parked`.
+/// `ebb parked`, or `ebb dead-letters`.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Parked {
-    /// List parked keys: what failed, why, and how many events queue behind it
+    /// List them: whose they are, what failed, why, and how many events queue behind it
     List(ParkedList),
-    /// Apply a parked key's events again
+    /// Show one with its event or record
+    Show(ParkedKey),
+    /// Deal with it again, under its original identity
     Retry(ParkedKey),
-    /// Give up a parked key's first event, and go on with those behind it
+    /// Give up its first event, and go on with those behind it
+    #[command(visible_alias = "discard")]
     Skip(ParkedSkip),
 }
 
 /// `ebb parked list`.
 #[derive(Debug, Args)]
 pub(crate) struct ParkedList {
-    /// The projection or event function
-    pub(crate) projection: String,
-    /// The app; needed where the node has several
+    /// Only those of this projection, event function or consumer of commands
+    pub(crate) consumer: Option<String>,
+    /// Only those of this app
     #[arg(long, env = "EBB_APP", value_name = "NAME")]
     pub(crate) app: Option<String>,
     /// Where.
@@ -543,51 +543,12 @@ pub(crate) struct ParkedSkip {
     pub(crate) whole: bool,
 }
 
-/// `ebb parked retry`.
+/// A parked key.
 #[derive(Debug, Args)]
 pub(crate) struct ParkedKey {
-    /// The projection or event function
-    pub(crate) projection: String,
-    /// The parked key; by default a stream, `account-42`
-    pub(crate) key: String,
-    /// The app; needed where the node has several
-    #[arg(long, env = "EBB_APP", value_name = "NAME")]
-    pub(crate) app: Option<String>,
-    /// Where.
-    #[command(flatten)]
-    pub(crate) plane: ControlPlane,
-}
-
-/// `ebb dead-letters`.
-#[derive(Debug, Subcommand)]
-pub(crate) enum DeadLetters {
-    /// List them: whose they are, what failed, why, and how often it was tried
-    List(DeadLetterList),
-    /// Show one with its event or record
-    Show(DeadLetter),
-    /// Deal with it again, under its original identity
-    Retry(DeadLetter),
-    /// Give it up
-    Discard(DeadLetter),
-}
-
-/// `ebb dead-letters list`.
-#[derive(Debug, Args)]
-pub(crate) struct DeadLetterList {
-    /// Only this app's
-    #[arg(long, env = "EBB_APP", value_name = "NAME")]
-    pub(crate) app: Option<String>,
-    /// Where.
-    #[command(flatten)]
-    pub(crate) plane: ControlPlane,
-}
-
-/// One dead letter.
-#[derive(Debug, Args)]
-pub(crate) struct DeadLetter {
     /// The projection, event function or consumer of commands: `flight-commands`
     pub(crate) consumer: String,
-    /// Its key, as the list has it
+    /// The key, as the list has it; by default a stream, `account-42`
     pub(crate) key: String,
     /// The app; needed where the node has several
     #[arg(long, env = "EBB_APP", value_name = "NAME")]
