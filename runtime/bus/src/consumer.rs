@@ -1,4 +1,5 @@
-//! A member of a consumer group: a thread that polls, and a bounded channel to whoever takes the records.
+//! A consumer: a thread that polls, and a bounded channel to whoever takes the records. It is a member of a group, and has the
+//! partitions that the group gives it, or has partitions of its own.
 //!
 //! It polls whether somebody takes records or not, so that the group does not give it up; when more wait than may, it pauses
 //! its partitions.
@@ -12,13 +13,13 @@ use ebb_domain::port::Future;
 use ebb_domain::port::bus::{BusError, BusErrorKind, Consumer, Done, Subscription};
 use ebb_domain::text::Text;
 use ebb_domain::time::Timestamp;
-use ebb_domain::topic::Record;
+use ebb_domain::topic::{Place, Record};
 use rdkafka::client::ClientContext;
 use rdkafka::config::{FromClientConfigAndContext, RDKafkaLogLevel};
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _, ConsumerContext, Rebalance};
-use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode as Code};
 use rdkafka::message::{BorrowedMessage, Headers as _};
-use rdkafka::{Message, Offset, TopicPartitionList};
+use rdkafka::{ClientConfig, Message, Offset, TopicPartitionList};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -77,7 +78,7 @@ impl ConsumerContext for Context {
         }
     }
 
-    fn commit_callback(&self, result: rdkafka::error::KafkaResult<()>, _: &TopicPartitionList) {
+    fn commit_callback(&self, result: KafkaResult<()>, _: &TopicPartitionList) {
         if let Err(error) = result {
             debug!(%error, "offsets were not committed");
         }
@@ -86,10 +87,14 @@ impl ConsumerContext for Context {
 
 type Item = Result<Record, BusError>;
 
-/// A member of a group.
+/// See the module.
 pub(crate) struct Member {
     consumer: Arc<BaseConsumer<Context>>,
     records: mpsc::Receiver<Item>,
+    /// What a wait for more has taken out of these.
+    taken: Vec<Record>,
+    /// What it met behind those.
+    failed: Option<BusError>,
     bytes: Arc<AtomicUsize>,
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
@@ -98,33 +103,44 @@ pub(crate) struct Member {
 }
 
 impl Member {
-    /// Joins. Blocks.
+    /// Joins a group. Blocks.
     pub(crate) fn join(settings: &Arc<Settings>, subscription: &Subscription) -> Result<Self, BusError> {
         let ids = offsets::prepare(settings, subscription)?;
-        let mut config = settings.client();
+        let mut config = config(settings, &subscription.group);
         config
-            .set("group.id", &*subscription.group)
             .set("group.instance.id", format!("{}-{}", settings.node, subscription.member))
             .set("partition.assignment.strategy", "cooperative-sticky")
-            .set("isolation.level", "read_committed")
-            // What was consumed is told by whoever consumed it, and committed now and then.
-            .set("enable.auto.commit", "true")
-            .set("auto.commit.interval.ms", "1000")
-            .set("enable.auto.offset.store", "false")
-            // Never a jump.
-            .set("auto.offset.reset", "error")
-            .set("queued.min.messages", "10000")
-            .set("queued.max.messages.kbytes", "16384")
-            .set("fetch.queue.backoff.ms", "10")
-            .set("fetch.wait.max.ms", "100")
             .set("session.timeout.ms", "15000");
-        let failed = |failure: KafkaError| {
-            error::of(settings, &format!("group `{}` can't be joined", subscription.group), &failure)
-        };
-        let consumer: BaseConsumer<Context> =
-            BaseConsumer::from_config_and_context(&config, Context::default()).map_err(failed)?;
         let topics: Vec<&str> = subscription.topics.keys().map(|topic| &**topic).collect();
-        consumer.subscribe(&topics).map_err(failed)?;
+        let what = format!("group `{}` can't be joined", subscription.group);
+        Self::start(settings, &config, ids, &what, |consumer| consumer.subscribe(&topics))
+    }
+
+    /// Takes partitions for itself. Blocks.
+    pub(crate) fn assign(settings: &Arc<Settings>, group: &str, places: &[Place]) -> Result<Self, BusError> {
+        let ids = places.iter().map(|place| (place.topic.clone(), place.topic_id)).collect();
+        let begin = |consumer: &BaseConsumer<Context>| {
+            let mut list = TopicPartitionList::new();
+            for Place { topic, partition, next, .. } in places {
+                let next = i64::try_from(*next).unwrap_or(i64::MAX);
+                list.add_partition_offset(topic, *partition as i32, Offset::Offset(next))?;
+            }
+            consumer.assign(&list)
+        };
+        Self::start(settings, &config(settings, group), ids, "partitions can't be taken", begin)
+    }
+
+    fn start(
+        settings: &Arc<Settings>,
+        config: &ClientConfig,
+        ids: BTreeMap<TopicName, Uuid>,
+        what: &str,
+        begin: impl FnOnce(&BaseConsumer<Context>) -> KafkaResult<()>,
+    ) -> Result<Self, BusError> {
+        let failed = |failure: KafkaError| error::of(settings, what, &failure);
+        let consumer: BaseConsumer<Context> =
+            BaseConsumer::from_config_and_context(config, Context::default()).map_err(failed)?;
+        begin(&consumer).map_err(failed)?;
         let consumer = Arc::new(consumer);
         let (sender, records) = mpsc::channel(WAITING);
         let (stop, bytes) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
@@ -137,36 +153,64 @@ impl Member {
         };
         let thread = std::thread::Builder::new().name("kafka".to_owned()).spawn(move || poller.run());
         let thread = thread.map_err(|error| BusError::new(BusErrorKind::Unavailable, error.to_string()))?;
-        Ok(Self { consumer, records, bytes, stop, thread: Some(thread), ids, settings: settings.clone() })
+        let (taken, failed, thread, settings) = (Vec::new(), None, Some(thread), settings.clone());
+        Ok(Self { consumer, records, taken, failed, bytes, stop, thread, ids, settings })
     }
 
-    fn taken(&self, item: Item) -> Result<Record, BusError> {
-        let record = item?;
-        self.bytes.fetch_sub(weight(&record), Ordering::Relaxed);
-        Ok(record)
+    fn put(&mut self, item: Item) {
+        match item {
+            Ok(record) => {
+                self.bytes.fetch_sub(weight(&record), Ordering::Relaxed);
+                self.taken.push(record);
+            }
+            Err(error) => self.failed = Some(error),
+        }
     }
 
     async fn take(&mut self, most: usize, wait: Duration) -> Result<Vec<Record>, BusError> {
-        let ended = || BusError::new(BusErrorKind::Unavailable, "the consumer has ended");
-        let first = self.records.recv().await.ok_or_else(ended)?;
-        let mut records = vec![self.taken(first)?];
+        if self.taken.is_empty() && self.failed.is_none() {
+            let ended = || BusError::new(BusErrorKind::Unavailable, "the consumer has ended");
+            let first = self.records.recv().await.ok_or_else(ended)?;
+            self.put(first);
+        }
         let until = Instant::now() + wait;
-        while records.len() < most {
-            let next = match self.records.try_recv() {
-                Ok(next) => next,
+        while self.taken.len() < most && self.failed.is_none() {
+            match self.records.try_recv() {
+                Ok(next) => self.put(next),
+                Err(_) if wait.is_zero() => break,
                 Err(_) => match tokio::time::timeout_at(until, self.records.recv()).await {
-                    Ok(Some(next)) => next,
+                    Ok(Some(next)) => self.put(next),
                     Ok(None) | Err(_) => break,
                 },
-            };
-            // An error that stands behind records is met again when they are dealt with.
-            match self.taken(next) {
-                Ok(record) => records.push(record),
-                Err(_) => break,
             }
         }
-        Ok(records)
+        // What stands before an error is dealt with first.
+        if self.taken.is_empty()
+            && let Some(error) = self.failed.take()
+        {
+            return Err(error);
+        }
+        Ok(std::mem::take(&mut self.taken))
     }
+}
+
+/// What every consumer is made with.
+fn config(settings: &Settings, group: &str) -> ClientConfig {
+    let mut config = settings.client();
+    config
+        .set("group.id", group)
+        .set("isolation.level", "read_committed")
+        // What was consumed is told by whoever consumed it, and committed now and then.
+        .set("enable.auto.commit", "true")
+        .set("auto.commit.interval.ms", "1000")
+        .set("enable.auto.offset.store", "false")
+        // Never a jump.
+        .set("auto.offset.reset", "error")
+        .set("queued.min.messages", "10000")
+        .set("queued.max.messages.kbytes", "16384")
+        .set("fetch.queue.backoff.ms", "10")
+        .set("fetch.wait.max.ms", "100");
+    config
 }
 
 impl Consumer for Member {

@@ -5,7 +5,7 @@
 //!
 //! Promises:
 //! * An offset is committed only when whoever consumed it said so.
-//! * A group never begins anywhere but where it stands: records that are gone are an error, not a jump.
+//! * Nobody ever begins anywhere but where they stand: records that are gone are an error, not a jump.
 //! * Credentials are in no message and no log.
 
 mod consumer;
@@ -22,10 +22,10 @@ pub use settings::{Sasl, Settings, Tls};
 use ebb_domain::name::TopicName;
 use ebb_domain::port::Future;
 use ebb_domain::port::bus::{
-    Bus, BusError, BusErrorKind, Consumer, PartitionLag, RelayLink, RelayNeeds, Subscription,
+    Bus, BusError, BusErrorKind, Consumer, PartitionLag, RelayLink, RelayNeeds, Standing, Subscription,
 };
 use ebb_domain::text::Text;
-use ebb_domain::topic::{NewRecord, Start};
+use ebb_domain::topic::{NewRecord, Place, Start};
 use parking_lot::Mutex;
 use producer::Producing;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
@@ -121,6 +121,19 @@ impl Bus for Kafka {
         let settings = self.settings.clone();
         Box::pin(blocking(move || {
             let consumer = consumer::Member::join(&settings, &subscription)?;
+            Ok(Box::new(consumer) as Box<dyn Consumer>)
+        }))
+    }
+
+    fn places<'a>(&'a self, standing: &'a Standing) -> Future<'a, Result<Vec<Place>, BusError>> {
+        let (settings, standing) = (self.settings.clone(), standing.clone());
+        Box::pin(blocking(move || offsets::standing(&settings, &standing)))
+    }
+
+    fn assign(&self, group: Text, places: Vec<Place>) -> Future<'_, Result<Box<dyn Consumer>, BusError>> {
+        let settings = self.settings.clone();
+        Box::pin(blocking(move || {
+            let consumer = consumer::Member::assign(&settings, &group, &places)?;
             Ok(Box::new(consumer) as Box<dyn Consumer>)
         }))
     }

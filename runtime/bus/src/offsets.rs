@@ -4,8 +4,8 @@ use crate::producer::Quiet;
 use crate::settings::Settings;
 use crate::{PATIENCE, error, topic_ids};
 use ebb_domain::name::TopicName;
-use ebb_domain::port::bus::{BusError, BusErrorKind, PartitionLag, Subscription};
-use ebb_domain::topic::Start;
+use ebb_domain::port::bus::{BusError, BusErrorKind, PartitionLag, Standing, Subscription};
+use ebb_domain::topic::{self, Start};
 use rdkafka::config::FromClientConfigAndContext;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
 use rdkafka::{Offset, TopicPartitionList};
@@ -45,14 +45,14 @@ struct Place {
     committed: Option<i64>,
 }
 
-/// Where a group stands in all partitions of its topics.
-fn places(
+/// All partitions of topics.
+fn partitions<'a>(
     settings: &Settings,
     consumer: &BaseConsumer<Quiet>,
-    topics: &BTreeMap<TopicName, Start>,
-) -> Result<Vec<Place>, BusError> {
+    topics: impl IntoIterator<Item = &'a TopicName>,
+) -> Result<TopicPartitionList, BusError> {
     let mut list = TopicPartitionList::new();
-    for topic in topics.keys() {
+    for topic in topics {
         let what = format!("topic `{topic}`");
         let metadata = consumer.fetch_metadata(Some(topic), PATIENCE).map_err(|failure| {
             match failure.rdkafka_error_code() {
@@ -74,11 +74,17 @@ fn places(
             list.add_partition(topic, partition.id());
         }
     }
-    let group = "the group's offsets";
-    let committed =
-        consumer.committed_offsets(list, PATIENCE).map_err(|failure| error::of(settings, group, &failure))?;
+    Ok(list)
+}
+
+/// What partitions hold, and, where it is told, where someone stands in them.
+fn ranges(
+    settings: &Settings,
+    consumer: &BaseConsumer<Quiet>,
+    list: &TopicPartitionList,
+) -> Result<Vec<Place>, BusError> {
     let mut places = Vec::new();
-    for element in committed.elements() {
+    for element in list.elements() {
         let topic = TopicName::trusted(element.topic().into());
         let watermarks = consumer.fetch_watermarks(&topic, element.partition(), PATIENCE);
         let (low, high) =
@@ -92,79 +98,42 @@ fn places(
     Ok(places)
 }
 
-/// Sees to it that a group that is about to consume stands somewhere in each partition, and nowhere that is not there any
-/// more. Gives the ids of its topics.
-pub(crate) fn prepare(
+/// Where a group stands in all partitions of its topics.
+fn places(
     settings: &Settings,
-    subscription: &Subscription,
-) -> Result<BTreeMap<TopicName, Uuid>, BusError> {
-    let group = &subscription.group;
-    let consumer = asking(settings, group)?;
-    let places = places(settings, &consumer, &subscription.topics)?;
-    let ids = topic_ids::of(settings, consumer.client(), subscription.topics.keys(), PATIENCE)?;
-    for (topic, known) in &subscription.known {
-        if let Some(now) = ids.get(topic).filter(|now| *now != known) {
-            return Err(BusError::new(
-                BusErrorKind::Recreated,
-                format!(
-                    "topic `{topic}` was deleted and made again (its id was {known} and is {now}): records of the new one \
-                     are others, and some of the old one may never have been consumed; `ebb topics accept` goes on with \
-                     the new one"
-                ),
-            ));
-        }
-    }
+    consumer: &BaseConsumer<Quiet>,
+    topics: &BTreeMap<TopicName, Start>,
+) -> Result<Vec<Place>, BusError> {
+    let list = partitions(settings, consumer, topics.keys())?;
+    let group = "the group's offsets";
+    let committed =
+        consumer.committed_offsets(list, PATIENCE).map_err(|failure| error::of(settings, group, &failure))?;
+    ranges(settings, consumer, &committed)
+}
+
+/// Where those begin that stand nowhere yet. A partition that was added to a topic holds nothing that was there before.
+fn beginnings(
+    settings: &Settings,
+    consumer: &BaseConsumer<Quiet>,
+    places: &[Place],
+    topics: &BTreeMap<TopicName, Start>,
+) -> Result<TopicPartitionList, BusError> {
     let begun: BTreeSet<&TopicName> =
         places.iter().filter(|place| place.committed.is_some()).map(|place| &place.topic).collect();
     let mut first = TopicPartitionList::new();
     let mut at_time = TopicPartitionList::new();
-    for place in &places {
-        let Place { topic, partition, low, high, committed } = place;
-        match committed {
-            Some(committed) if committed < low || committed > high => {
-                let gone = match committed < low {
-                    true => {
-                        format!("which begins at {low} now: records were deleted before they were consumed")
-                    }
-                    false => format!("which ends at {high}"),
-                };
-                return Err(BusError::new(
-                    BusErrorKind::OutOfRange,
-                    format!(
-                        "group `{group}` stands at offset {committed} of partition {partition} of topic `{topic}`, {gone}; \
-                         nothing is left out silently: set the group's offsets with Kafka's own tools \
-                         (kafka-consumer-groups --reset-offsets) to say where it goes on"
-                    ),
-                ));
-            }
-            Some(_) => {}
-            None => {
-                // A partition that was added to a topic holds nothing that was there before.
-                let start = match begun.contains(topic) {
-                    true => Start::Earliest,
-                    false => subscription.topics.get(topic).copied().unwrap_or_default(),
-                };
-                let failed = |failure| error::of(settings, &format!("topic `{topic}`"), &failure);
-                match start {
-                    Start::Earliest => {
-                        first
-                            .add_partition_offset(topic, *partition, Offset::Offset(*low))
-                            .map_err(failed)?;
-                    }
-                    Start::Latest => {
-                        first
-                            .add_partition_offset(topic, *partition, Offset::Offset(*high))
-                            .map_err(failed)?;
-                    }
-                    Start::At(time) => {
-                        let millis = i64::try_from(time.0 / 1000).unwrap_or(i64::MAX);
-                        at_time
-                            .add_partition_offset(topic, *partition, Offset::Offset(millis))
-                            .map_err(failed)?;
-                    }
-                }
-            }
-        }
+    for Place { topic, partition, low, high, .. } in places.iter().filter(|place| place.committed.is_none()) {
+        let start = match begun.contains(topic) {
+            true => Start::Earliest,
+            false => topics.get(topic).copied().unwrap_or_default(),
+        };
+        let (list, offset) = match start {
+            Start::Earliest => (&mut first, *low),
+            Start::Latest => (&mut first, *high),
+            Start::At(time) => (&mut at_time, i64::try_from(time.0 / 1000).unwrap_or(i64::MAX)),
+        };
+        list.add_partition_offset(topic, *partition, Offset::Offset(offset))
+            .map_err(|failure| error::of(settings, &format!("topic `{topic}`"), &failure))?;
     }
     if at_time.count() > 0 {
         let found = consumer
@@ -184,6 +153,49 @@ pub(crate) fn prepare(
                 .map_err(|failure| error::of(settings, element.topic(), &failure))?;
         }
     }
+    Ok(first)
+}
+
+/// What is wrong with where someone stands, if anything is.
+fn gone(place: &Place) -> Option<String> {
+    let Place { low, high, committed, .. } = place;
+    let committed = (*committed)?;
+    if committed < *low {
+        return Some(format!("which begins at {low} now: records were deleted before they were consumed"));
+    }
+    (committed > *high).then(|| format!("which ends at {high}"))
+}
+
+/// Sees to it that a group that is about to consume stands somewhere in each partition, and nowhere that is not there any
+/// more. Gives the ids of its topics.
+pub(crate) fn prepare(
+    settings: &Settings,
+    subscription: &Subscription,
+) -> Result<BTreeMap<TopicName, Uuid>, BusError> {
+    let group = &subscription.group;
+    let consumer = asking(settings, group)?;
+    let places = places(settings, &consumer, &subscription.topics)?;
+    let ids = topic_ids::of(settings, consumer.client(), subscription.topics.keys(), PATIENCE)?;
+    for (topic, known) in &subscription.known {
+        if let Some(now) = ids.get(topic).filter(|now| *now != known) {
+            let message =
+                format!("{}; `ebb topics accept` goes on with the new one", recreated(topic, known, now));
+            return Err(BusError::new(BusErrorKind::Recreated, message));
+        }
+    }
+    for place in &places {
+        let (Some(gone), Some(committed)) = (gone(place), place.committed) else { continue };
+        let Place { topic, partition, .. } = place;
+        return Err(BusError::new(
+            BusErrorKind::OutOfRange,
+            format!(
+                "group `{group}` stands at offset {committed} of partition {partition} of topic `{topic}`, {gone}; \
+                 nothing is left out silently: set the group's offsets with Kafka's own tools \
+                 (kafka-consumer-groups --reset-offsets) to say where it goes on"
+            ),
+        ));
+    }
+    let first = beginnings(settings, &consumer, &places, &subscription.topics)?;
     if first.count() > 0 {
         info!(partitions = first.count(), "a group begins");
         // Where it begins is kept before anything is consumed: "latest" is not to be another place after a restart.
@@ -192,6 +204,70 @@ pub(crate) fn prepare(
             .map_err(|failure| error::of(settings, &format!("group `{group}`"), &failure))?;
     }
     Ok(ids)
+}
+
+fn recreated(topic: &TopicName, known: &Uuid, now: &Uuid) -> String {
+    format!(
+        "topic `{topic}` was deleted and made again (its id was {known} and is {now}): records of the new one are others, \
+         and some of the old one may never have been consumed"
+    )
+}
+
+/// Where someone stands who takes all partitions of its topics; see the port.
+pub(crate) fn standing(settings: &Settings, standing: &Standing) -> Result<Vec<topic::Place>, BusError> {
+    let Standing { topics, places: known, accepted } = standing;
+    // It asks for nobody: no group knows where it stands.
+    let consumer = asking(settings, "ebbtide")?;
+    let list = partitions(settings, &consumer, topics.keys())?;
+    let ids = topic_ids::of(settings, consumer.client(), topics.keys(), PATIENCE)?;
+    let mut places = ranges(settings, &consumer, &list)?;
+    for place in &mut places {
+        let Some(known) = known.iter().find(|known| {
+            known.topic == place.topic && i64::from(known.partition) == i64::from(place.partition)
+        }) else {
+            continue;
+        };
+        place.committed = Some(i64::try_from(known.next).unwrap_or(i64::MAX));
+        let (topic, partition, next) = (&place.topic, place.partition, known.next);
+        let is_another = ids.get(topic).filter(|now| **now != known.topic_id);
+        let wrong = match (is_another, gone(place)) {
+            (Some(now), _) => Some((BusErrorKind::Recreated, recreated(topic, &known.topic_id, now))),
+            (None, Some(gone)) => {
+                let message =
+                    format!("offset {next} of partition {partition} of topic `{topic}` comes next, {gone}");
+                Some((BusErrorKind::OutOfRange, message))
+            }
+            (None, None) => None,
+        };
+        match wrong {
+            Some(_) if accepted.contains(topic) => place.committed = Some(place.low),
+            Some((kind, message)) => return Err(BusError::new(kind, message)),
+            None => {}
+        }
+    }
+    let first = beginnings(settings, &consumer, &places, topics)?;
+    for element in first.elements() {
+        let offset = match element.offset() {
+            Offset::Offset(offset) => offset,
+            _ => continue,
+        };
+        let place = places
+            .iter_mut()
+            .find(|place| &*place.topic == element.topic() && place.partition == element.partition());
+        if let Some(place) = place {
+            place.committed = Some(offset);
+        }
+    }
+    let place = |place: Place| {
+        let topic_id = ids.get(&place.topic).copied().ok_or_else(|| {
+            let code = rdkafka::error::RDKafkaErrorCode::UnknownTopic;
+            error::of_code(settings, &format!("topic `{}`", place.topic), code)
+        })?;
+        let next = u64::try_from(place.committed.unwrap_or(place.low)).unwrap_or_default();
+        let partition = u32::try_from(place.partition).unwrap_or_default();
+        Ok(topic::Place { topic: place.topic, topic_id, partition, next })
+    };
+    places.into_iter().map(place).collect()
 }
 
 /// How much is left for a group.

@@ -9,10 +9,11 @@ use bytes::Bytes;
 use ebb_domain::name::{AppName, TopicName};
 use ebb_domain::port::Future;
 use ebb_domain::port::bus::{
-    Bus, BusError, BusErrorKind, Consumer, Done, PartitionLag, RelayLink, RelayMark, RelayNeeds, Subscription,
+    Bus, BusError, BusErrorKind, Consumer, Done, PartitionLag, RelayLink, RelayMark, RelayNeeds, Standing,
+    Subscription,
 };
 use ebb_domain::text::Text;
-use ebb_domain::topic::{NewRecord, Record, RelayMode, Start};
+use ebb_domain::topic::{self, NewRecord, Record, RelayMode, Start};
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::future::ready;
@@ -23,6 +24,9 @@ use uuid::Uuid;
 
 /// How long a client waits for a broker that is away.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// The ticket of those who are members of nothing.
+const ALONE: u64 = 0;
 
 /// What a client asks of a broker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -37,6 +41,10 @@ pub enum Step {
     Close,
     /// Joining a group.
     Consume,
+    /// Asking where one stands.
+    Places,
+    /// Taking partitions for oneself.
+    Assign,
     /// Waiting for records.
     Next,
     /// Saying what is done.
@@ -324,6 +332,36 @@ impl State {
         Ok(places)
     }
 
+    fn standing(&self, standing: &Standing) -> Result<Vec<topic::Place>, BusError> {
+        let Standing { topics, places: known, accepted } = standing;
+        let mut places = Vec::new();
+        for ((name, partition), low, end) in self.places(topics.keys())? {
+            let topic_id = self.topic(&name)?.id;
+            let begun = known.iter().any(|known| known.topic == name);
+            let known = known.iter().find(|known| known.topic == name && known.partition == partition);
+            let next = match known {
+                Some(known)
+                    if accepted.contains(&name) && (known.topic_id != topic_id || known.next < low) =>
+                {
+                    low
+                }
+                Some(known) if known.topic_id != topic_id => {
+                    let message = format!("topic `{name}` was deleted and made again");
+                    return Err(BusError::new(BusErrorKind::Recreated, message));
+                }
+                Some(known) if known.next < low || known.next > end => {
+                    let message = format!("{} of `{name}` comes next, which has {low} to {end}", known.next);
+                    return Err(BusError::new(BusErrorKind::OutOfRange, message));
+                }
+                Some(known) => known.next,
+                None if !begun && topics[&name] == Start::Latest => end,
+                None => low,
+            };
+            places.push(topic::Place { topic: name, topic_id, partition, next });
+        }
+        Ok(places)
+    }
+
     /// Sees to it that a group stands somewhere, and makes someone its member.
     fn join(&mut self, subscription: &Subscription) -> Result<u64, BusError> {
         let places = self.places(subscription.topics.keys())?;
@@ -391,6 +429,29 @@ impl Bus for MemoryBus {
             })?;
             let (bus, group) = (self.0.clone(), subscription.group);
             let member = Member { bus, group, topics, ticket, generation: 0, positions: BTreeMap::new() };
+            Ok(Box::new(member) as Box<dyn Consumer>)
+        })
+    }
+
+    fn places<'a>(&'a self, standing: &'a Standing) -> Future<'a, Result<Vec<topic::Place>, BusError>> {
+        Box::pin(async move {
+            self.0.pass(Step::Places).await?;
+            self.0.state.lock().standing(standing)
+        })
+    }
+
+    fn assign(
+        &self,
+        group: Text,
+        places: Vec<topic::Place>,
+    ) -> Future<'_, Result<Box<dyn Consumer>, BusError>> {
+        Box::pin(async move {
+            self.0.pass(Step::Assign).await?;
+            let topics = places.iter().map(|place| (place.topic.clone(), place.topic_id)).collect();
+            let positions =
+                places.into_iter().map(|place| ((place.topic, place.partition), place.next)).collect();
+            let bus = self.0.clone();
+            let member = Member { bus, group, topics, ticket: ALONE, generation: 0, positions };
             Ok(Box::new(member) as Box<dyn Consumer>)
         })
     }
@@ -491,6 +552,9 @@ struct Member {
 impl Member {
     /// Learns which partitions it has. Those that it keeps go on where they are.
     fn balance(&mut self, state: &State) -> Result<(), BusError> {
+        if self.ticket == ALONE {
+            return Ok(());
+        }
         let group = &state.groups[&self.group];
         if group.generation == self.generation {
             return Ok(());
@@ -525,6 +589,9 @@ impl Member {
     }
 
     fn leave(&self) {
+        if self.ticket == ALONE {
+            return;
+        }
         self.bus.change(|state| {
             let Some(group) = state.groups.get_mut(&self.group) else { return };
             group.members.retain(|(_, ticket)| *ticket != self.ticket);
@@ -565,7 +632,8 @@ impl Consumer for Member {
             for Done { topic, partition, next } in done {
                 let place = (topic.clone(), *partition);
                 // What was taken away meanwhile is somebody else's to say.
-                if group.generation == self.generation && self.positions.contains_key(&place) {
+                let has_it = self.ticket == ALONE || group.generation == self.generation;
+                if has_it && self.positions.contains_key(&place) {
                     group.committed.insert(place, *next);
                 }
             }

@@ -5,7 +5,7 @@
 
 use crate::bus_task::{BusTask, Stop, StopSignal, Trouble, Work, attempt_until_stopped};
 use crate::commands::new_command_id;
-use ebb_domain::commit::{Expected, IdempotencyKey, KafkaOrigin, NewCommit, Outcome, RecordedCommand};
+use ebb_domain::commit::{Expected, IdempotencyKey, KafkaOrigin, NewCommit, Outcome};
 use ebb_domain::digest::Digest;
 use ebb_domain::event::{NewEvent, Revision, StoredEvent};
 use ebb_domain::name::{AppName, EventType, TopicName};
@@ -13,7 +13,7 @@ use ebb_domain::port::bus::{Bus, Consumer, Done, PartitionLag, Subscription};
 use ebb_domain::port::log::{AppendError, EventLog, GroupFailure, ReadError, ReadLimits, Settlement};
 use ebb_domain::stream::StreamId;
 use ebb_domain::text::Text;
-use ebb_domain::topic::{self, Dedupe, Incoming, READABLE, Record, Start, TopicSpec};
+use ebb_domain::topic::{self, Incoming, Record, Start, TopicSpec};
 use parking_lot::Mutex;
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
@@ -361,45 +361,26 @@ impl Intake {
     fn commit(&self, record: &Record, topic: Uuid, spec: &TopicSpec) -> NewCommit {
         let incoming = Incoming::read(record, spec);
         let id = new_command_id(self.log.now());
-        let actor = Text::from(format!("kafka:{}", record.topic));
-        let attribute =
-            |name: &str| incoming.envelope.attributes.get(name).map(|text| Text::from(text.as_str()));
-        let idempotency = match (spec.dedupe, incoming.envelope.event_id()) {
-            (Some(Dedupe::EventId), Some((source, event))) => {
-                let digest = Digest::of_parts([source.as_bytes(), event.as_bytes()]);
-                Some(IdempotencyKey { key: format!("ce:{digest}").into(), request: digest })
-            }
-            _ => None,
-        };
-        let traceparent = incoming.envelope.header("traceparent").or_else(|| attribute("traceparent"));
-        let traceparent =
-            traceparent.filter(|parent| ebb_domain::trace::Trace::parse(parent, None).is_some());
-        let correlation = attribute("correlationid").or_else(|| incoming.envelope.header("correlation-id"));
-        let envelope = serde_json::to_vec(&incoming.envelope).unwrap_or_default();
+        let same = incoming.same(spec.dedupe);
         NewCommit {
             stream: topic::stream(&record.topic, record.partition),
             expected: Expected::Any,
             command_id: id,
-            actor,
-            correlation_id: correlation
-                .filter(|text| (1..=256).contains(&text.len()))
-                .unwrap_or_else(|| id.to_string().into()),
+            actor: topic::actor(&record.topic),
+            correlation_id: incoming.correlation_id().unwrap_or_else(|| id.to_string().into()),
             hops: incoming.envelope.hops(),
-            causation_id: attribute("id").filter(|text| text.len() <= 256),
-            traceparent,
+            causation_id: incoming.causation_id(),
+            traceparent: incoming.traceparent(),
             module: Digest::default(),
-            idempotency,
+            idempotency: same
+                .map(|digest| IdempotencyKey { key: format!("ce:{digest}").into(), request: digest }),
             origin: Some(KafkaOrigin {
                 cluster: self.cluster.clone(),
                 topic,
                 partition: record.partition,
                 offset: record.offset,
             }),
-            command: Some(RecordedCommand {
-                name: Text::from_static(READABLE),
-                time: incoming.produced_at.unwrap_or_default(),
-                data: Some(envelope.into()),
-            }),
+            command: Some(incoming.recorded()),
             outcome: Outcome::Events(vec![NewEvent {
                 event_type: EventType::trusted(incoming.event_type),
                 schema_version: 1,

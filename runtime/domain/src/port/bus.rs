@@ -4,9 +4,9 @@ use super::Future;
 use crate::event::Position;
 use crate::name::{AppName, TopicName};
 use crate::text::Text;
-use crate::topic::{NewRecord, Record, RelaySpec, Start};
+use crate::topic::{NewRecord, Place, Record, RelaySpec, Start};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 use thiserror::Error;
@@ -86,6 +86,17 @@ pub struct Subscription {
     pub known: BTreeMap<TopicName, Uuid>,
 }
 
+/// What is known of where someone stands who takes all records of some topics, whatever others of a group take.
+#[derive(Clone, Debug, Default)]
+pub struct Standing {
+    /// Topics, and where to begin where nothing is known of one.
+    pub topics: BTreeMap<TopicName, Start>,
+    /// Where it stands.
+    pub places: Vec<Place>,
+    /// Topics of which it goes on with what they have, though that is not what it had before it.
+    pub accepted: BTreeSet<TopicName>,
+}
+
 /// The place behind a record that was dealt with.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Done {
@@ -123,6 +134,15 @@ pub trait Bus: Send + Sync + 'static {
     /// Consumes topics in a group. What was committed before must be there still; topics must be those that are known.
     fn consume(&self, subscription: Subscription) -> Future<'_, Result<Box<dyn Consumer>, BusError>>;
 
+    /// Where someone stands in every partition of its topics. One that was added to a topic is taken from its first record.
+    /// Topics must be those that are known, and hold what comes next of each partition; those that were accepted are taken
+    /// from the first record that they have, if they are or do not.
+    fn places<'a>(&'a self, standing: &'a Standing) -> Future<'a, Result<Vec<Place>, BusError>>;
+
+    /// Takes the records of partitions from these places on, alone. What is done is committed for a group, for others to
+    /// see.
+    fn assign(&self, group: Text, places: Vec<Place>) -> Future<'_, Result<Box<dyn Consumer>, BusError>>;
+
     /// Produces records and waits until the broker has them.
     fn publish(&self, records: Vec<NewRecord>) -> Future<'_, Result<(), BusError>>;
 
@@ -153,7 +173,8 @@ pub trait RelayLink: Send {
 /// Records of some topics, as one member of a group gets them.
 pub trait Consumer: Send + Sync {
     /// The next records, in order within each partition, with the id of each topic that they are of; waits for the first of
-    /// them, and, up to `wait`, until there are so many. What is not taken is not fetched without bounds.
+    /// them, and, up to `wait`, until there are so many. What is not taken is not fetched without bounds. A wait that is given
+    /// up loses nothing: the next one begins with what it had.
     fn next(&mut self, most: usize, wait: Duration) -> Future<'_, Result<Vec<Record>, BusError>>;
 
     /// Everything before these places has been dealt with.

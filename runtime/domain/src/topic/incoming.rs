@@ -4,17 +4,23 @@
 //! value is the data. Nothing here fails: what can't be read as what it says it is becomes an event all the same, of a
 //! type of its own, so that it is seen, listed and never in the way of others.
 
-use super::record::{Blob, Record};
-use super::spec::TopicSpec;
-use crate::event::{JSON, is_json};
+use super::record::{Blob, KeptRecord, Record};
+use super::spec::{Dedupe, TopicSpec};
+use crate::commit::{CommandId, CommitHeader, CommitNumber, KafkaOrigin, RecordedCommand};
+use crate::digest::Digest;
+use crate::event::{JSON, Position, Revision, StoredEvent, is_json};
+use crate::name::{EventType, TopicName};
 use crate::text::{Text, from_base64};
 use crate::time::Timestamp;
+use crate::trace::Trace;
 use bytes::Bytes;
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use serde_json::value::RawValue;
 use std::collections::BTreeMap;
+use std::sync::Arc;
+use uuid::Uuid;
 
 /// The name under which a record is recorded with its event; what came before it in other events is a command.
 pub const READABLE: &str = "record";
@@ -36,6 +42,9 @@ const MAX_ENVELOPE: usize = 64 << 10;
 
 /// What the `source` of events begins with that apps send.
 const SOURCE: &str = "urn:ebbtide:";
+
+/// The longest id that ties events together, in bytes.
+const MAX_ID: usize = 256;
 
 /// Attributes of a CloudEvent, by name.
 pub type Attributes = BTreeMap<String, String>;
@@ -140,6 +149,92 @@ impl Incoming {
             incoming.unreadable(problem);
         }
         incoming
+    }
+
+    /// What ties it to what it was produced for, if the record says so.
+    #[must_use]
+    pub fn correlation_id(&self) -> Option<Text> {
+        let said = self.attribute("correlationid").or_else(|| self.envelope.header("correlation-id"));
+        said.filter(|text| (1..=MAX_ID).contains(&text.len()))
+    }
+
+    /// What caused it: the id of the CloudEvent that it is.
+    #[must_use]
+    pub fn causation_id(&self) -> Option<Text> {
+        self.attribute("id").filter(|text| text.len() <= MAX_ID)
+    }
+
+    /// W3C trace context, if it is valid.
+    #[must_use]
+    pub fn traceparent(&self) -> Option<Text> {
+        let said = self.envelope.header("traceparent").or_else(|| self.attribute("traceparent"));
+        said.filter(|parent| Trace::parse(parent, None).is_some())
+    }
+
+    /// What is the same of records that are the same one, sent twice.
+    #[must_use]
+    pub fn same(&self, dedupe: Option<Dedupe>) -> Option<Digest> {
+        let Dedupe::EventId = dedupe?;
+        let (source, id) = self.envelope.event_id()?;
+        Some(Digest::of_parts([source.as_bytes(), id.as_bytes()]))
+    }
+
+    /// What is recorded beside its event: the envelope, and when it was produced.
+    #[must_use]
+    pub fn recorded(&self) -> RecordedCommand {
+        RecordedCommand {
+            name: Text::from_static(READABLE),
+            time: self.produced_at.unwrap_or_default(),
+            data: Some(serde_json::to_vec(&self.envelope).unwrap_or_default().into()),
+        }
+    }
+
+    /// The event of a record that is in no log. Its id is derived from where the record stands, so that it is the same
+    /// event however often it is read; its revision is the record's offset; `position` is where it stands for whoever
+    /// takes it.
+    #[must_use]
+    pub fn into_event(self, record: &KeptRecord, position: Position) -> StoredEvent {
+        let Record { topic, partition, offset, .. } = &record.record;
+        let id = Uuid::new_v5(&record.topic_id, format!("{partition}/{offset}").as_bytes());
+        let command_id = CommandId(id);
+        let commit = CommitHeader {
+            number: CommitNumber(0),
+            epoch: 0,
+            recorded_at: self.produced_at.unwrap_or_default(),
+            stream: super::stream(topic, *partition),
+            event_count: 1,
+            first_position: position,
+            first_revision: Revision(*offset),
+            command_id,
+            actor: actor(topic),
+            correlation_id: self.correlation_id().unwrap_or_else(|| id.to_string().into()),
+            hops: self.envelope.hops(),
+            causation_id: self.causation_id(),
+            traceparent: self.traceparent(),
+            module: Digest::default(),
+            idempotency: None,
+            origin: Some(KafkaOrigin {
+                cluster: record.cluster.clone(),
+                topic: record.topic_id,
+                partition: *partition,
+                offset: *offset,
+            }),
+            command: Some(self.recorded()),
+            refusal: None,
+        };
+        StoredEvent {
+            position,
+            revision: Revision(*offset),
+            event_type: EventType::trusted(self.event_type),
+            schema_version: 1,
+            data: self.data,
+            content_type: self.content_type,
+            commit: Arc::new(commit),
+        }
+    }
+
+    fn attribute(&self, name: &str) -> Option<Text> {
+        self.envelope.attributes.get(name).map(|text| text.as_str().into())
     }
 
     fn keep_headers(&mut self, record: &Record, binary: bool) {
@@ -291,6 +386,12 @@ impl Incoming {
     }
 }
 
+/// Who sends the records of a topic.
+#[must_use]
+pub fn actor(topic: &TopicName) -> Text {
+    format!("kafka:{topic}").into()
+}
+
 impl Envelope {
     fn size(&self) -> usize {
         let blob = |blob: &Option<Blob>| blob.as_ref().map_or(0, |blob| blob.0.len());
@@ -312,7 +413,6 @@ fn short(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::name::TopicName;
     use crate::topic::Selector;
     use proptest::prelude::*;
 

@@ -10,7 +10,7 @@ mod record;
 mod selector;
 mod spec;
 
-pub use incoming::{Attributes, Envelope, Incoming, READABLE, UNREADABLE};
+pub use incoming::{Attributes, Envelope, Incoming, READABLE, UNREADABLE, actor};
 pub use outgoing::{original, record_of};
 pub use record::{Blob, KeptRecord, NewRecord, Place, Record};
 pub use selector::Selector;
