@@ -82,11 +82,27 @@ impl Client {
     /// # Panics
     /// A page can't be read.
     pub async fn all_rows(&self, model: &str, after: u64) -> Vec<Value> {
+        self.rows(model, Some(after)).await
+    }
+
+    /// All rows of a model, in order of key, fresh or not.
+    ///
+    /// # Panics
+    /// They can't be read.
+    pub async fn all_rows_now(&self, model: &str) -> Vec<Value> {
+        self.rows(model, None).await
+    }
+
+    async fn rows(&self, model: &str, after: Option<u64>) -> Vec<Value> {
         let mut all = Vec::new();
         let mut cursor = String::new();
         loop {
             let page = self.get(&format!("/models/{model}?limit=1000{cursor}"));
-            let page = page.header("ebb-after", after).header("ebb-wait", "30s").await.ok();
+            let page = match after {
+                Some(after) => page.header("ebb-after", after).header("ebb-wait", "30s"),
+                None => page,
+            };
+            let page = page.await.ok();
             all.extend(page["items"].as_array().expect("a page has items").iter().cloned());
             match page["next"].as_str() {
                 Some(next) => cursor = format!("&cursor={next}"),

@@ -40,13 +40,18 @@ pub(crate) fn expected() -> Models {
     models
 }
 
-/// What the node has, once its projections have passed this position.
-pub(crate) async fn actual(flights: &Client, position: u64) -> Models {
+/// What the node has, once its projections have passed this position, if they are to be waited for.
+pub(crate) async fn actual(flights: &Client, position: impl Into<Option<u64>>) -> Models {
+    let position = position.into();
     let mut models = Models::new();
     for (model, key) in
         [("carrier_delays", "carrier"), ("hourly_departures", "origin_hour"), ("routes", "origin_dest")]
     {
-        let rows = flights.all_rows(model, position).await.into_iter();
+        let rows = match position {
+            Some(position) => flights.all_rows(model, position).await,
+            None => flights.all_rows_now(model).await,
+        };
+        let rows = rows.into_iter();
         let by_key =
             rows.map(|row| (row[key].as_str().expect("a key is text").to_owned(), without_nulls(row)));
         models.insert(model.to_owned(), by_key.collect());

@@ -224,6 +224,12 @@ impl App {
         Ok(())
     }
 
+    /// Whether another release could serve. Asked before it is recorded.
+    pub(crate) async fn check(&self, release: &Release) -> Result<(), DeployError> {
+        let set = release.projections(&*self.deps.secrets);
+        self.projections.check(&set).await.map_err(DeployError::Projection)
+    }
+
     /// Makes the functions that keep instances ready, which others are by their first call. The engine does the rest.
     fn make_ready(&self) {
         let told =
@@ -321,13 +327,15 @@ impl App {
     /// How its consumer groups are doing.
     #[must_use]
     pub fn intake_status(&self) -> Vec<IntakeStatus> {
-        self.intakes.status()
+        let direct = self.projections.status().into_iter().filter_map(|status| IntakeStatus::direct(&status));
+        self.intakes.status().into_iter().chain(direct).collect()
     }
 
     /// Goes on with a topic that was deleted and made again. Whether it consumes that topic.
     #[must_use]
     pub fn accept_topic(&self, topic: &TopicName) -> bool {
-        self.intakes.accept(topic)
+        // Both are asked: it may be consumed either way.
+        self.intakes.accept(topic) | self.projections.accept(topic)
     }
 
     /// A reader of a model; none if no projection writes it.
@@ -396,6 +404,7 @@ impl App {
     pub(crate) fn is_idle(&self) -> bool {
         let end = self.end();
         !self.intakes.are_any()
+            && !self.manifest().has_direct()
             && self.commands.is_idle()
             && self.projections.are_done(end)
             && self.relay.is_done(end)

@@ -13,6 +13,15 @@ const RETRY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_
 /// How often it is looked whether what halted it was put right.
 const HALTED: Duration = Duration::from_secs(15);
 
+/// How long to wait after a failure of the broker, the how manieth in a row.
+pub(crate) fn pause(error: &BusError, failures: u32) -> Duration {
+    // A topic that is missing is made any moment.
+    if !error.passes() && error.kind != BusErrorKind::MissingTopic {
+        return HALTED;
+    }
+    RETRY.0.saturating_mul(1 << failures.saturating_sub(1).min(16)).min(RETRY.1)
+}
+
 /// Why work does not go on as it was.
 #[derive(Debug)]
 pub(crate) enum Stop {

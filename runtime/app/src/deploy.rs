@@ -6,13 +6,13 @@
 use crate::bundle::{Bundle, MANIFEST, normalise};
 use crate::commands::{AggregateFunction, DeferredFunction};
 use crate::functions::{HttpEndpoint, HttpRoutes};
-use crate::projections::ProjectionDeployment;
+use crate::projections::{ProjectionDeployment, ProjectionError};
 use bytes::Bytes;
 use ebb_domain::digest::Digest;
 use ebb_domain::manifest::function::Variable;
 use ebb_domain::manifest::{
     AggregateSpec, Beginning, FilePurpose, FunctionSpec as FunctionEntry, Manifest, Problem, ProblemKind,
-    Problems, ProjectionSpec, Trigger,
+    Problems, ProjectionSpec, Source, Trigger,
 };
 use ebb_domain::name::{AggregateName, AppName, FunctionName, ModelName, ProjectionName};
 use ebb_domain::port::guest::{CompileError, Engine, FunctionSpec, ModuleKind, TriggerKind};
@@ -21,7 +21,7 @@ use ebb_domain::port::storage::{Storage, StorageError};
 use ebb_domain::schema::JsonSchema;
 use ebb_domain::text::Text;
 use ebb_domain::time::Timestamp;
-use ebb_domain::topic::Start;
+use ebb_domain::topic::{Start, Via};
 use serde::{Deserialize, Serialize};
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap};
@@ -152,6 +152,9 @@ pub enum DeployError {
     /// No such deployment.
     #[error("{0}")]
     NotFound(String),
+    /// A projection would be built anew, and can't be.
+    #[error(transparent)]
+    Projection(ProjectionError),
     /// The app's log can't be opened: it is damaged, say.
     #[error("the app's log can't be opened: {0}")]
     LogClosed(String),
@@ -194,6 +197,7 @@ impl DeployError {
             Self::Full(_) => "overloaded",
             Self::NotServed { .. } => "deployment_not_served",
             Self::NotPurged(_) => "purge_incomplete",
+            Self::Projection(_) => "records_gone",
             Self::Unavailable(_) => "storage_unavailable",
         }
     }
@@ -380,6 +384,7 @@ impl Release {
         instances.chain(projections.values().map(|spec| spec.instances)).any(|instances| instances.warm > 0)
             // Who consumes topics has to ask for more.
             || !self.manifest.consumed().is_empty()
+            || self.manifest.has_direct()
     }
 
     /// Its aggregates' functions, each made when it is first needed.
@@ -437,10 +442,18 @@ impl Release {
             let models = spec.models.iter().filter_map(|name| self.manifest.models.get(name));
             models.map(|model| model.schema.clone()).collect()
         };
+        let topics = |spec: &ProjectionSpec| match &spec.source {
+            Source::Topics(source) if source.via == Via::Direct => {
+                let names = source.topics.iter();
+                names.map(|topic| (topic.clone(), self.manifest.topic(topic))).collect()
+            }
+            _ => BTreeMap::new(),
+        };
         let deployment = |spec: &ProjectionSpec| ProjectionDeployment {
             spec: spec.clone(),
             module: self.files.digest(&spec.module),
             models: models(spec),
+            topics: topics(spec),
             effects: None,
         };
         let event_function = |spec: &FunctionEntry| match &spec.trigger {

@@ -464,6 +464,9 @@ impl Node {
             return Err(DeployError::Unavailable("the node is shutting down".into()));
         }
         let running = place.if_open();
+        if let Some(running) = &running {
+            running.check(&release).await?;
+        }
         // What may fail comes before anything is recorded.
         let opened = match &running {
             Some(_) => None,

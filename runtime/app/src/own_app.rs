@@ -201,6 +201,7 @@ fn accepted(reply: CommandReply) -> Accepted {
 
 fn stale(error: NotFresh) -> NotDone {
     let (kind, code) = match error {
+        NotFresh::Direct { .. } => (NotDoneKind::Invalid, "bad_header"),
         NotFresh::Unknown { .. } => (NotDoneKind::Invalid, "position_unknown"),
         NotFresh::Behind(_) => (NotDoneKind::Busy, "projection_behind"),
         NotFresh::Parked { .. } => (NotDoneKind::Busy, "projection_parked"),

@@ -20,6 +20,12 @@ export function Models({ app, entry, rest }) {
 
 const shown = (value) => (value === null ? html`<span class="faint">null</span>` : typeof value === "object" ? html`<code>${JSON.stringify(value)}</code>` : String(value));
 
+// Rows that come straight from topics have no position of the log.
+function freshness({ position, lag }) {
+  if (position === null) return lag ? `Straight from topics, ${count(lag)} records behind` : "Straight from topics, all that they have";
+  return `As of position ${count(Number(position))}${lag ? `, ${count(lag)} events behind the log` : ", all of the log"}`;
+}
+
 function Rows({ app, model, of }) {
   const [order, setOrder] = useState(undefined);
   const [filter, setFilter] = useState(null);
@@ -54,7 +60,7 @@ function Rows({ app, model, of }) {
   return html`
     <${Trouble} problem=${answer.problem} />
     ${columns.length > 0 && html`<${Filter} columns=${columns} apply=${(next) => { setFilter(next); setCursors([]); }} />`}
-    <p class="faint" role="status">As of position ${count(Number(answer.position))}${answer.lag ? `, ${count(answer.lag)} events behind the log` : ", all of the log"}${answer.parked ? html`; <a href=${link("apps", app, "projections")}>${count(answer.parked)} parked keys</a> lack events` : ""}. <button type="button" class="quiet" onClick=${() => setAgain(again + 1)}>Read again</button></p>
+    <p class="faint" role="status">${freshness(answer)}${answer.parked ? html`; <a href=${link("apps", app, "projections")}>${count(answer.parked)} parked keys</a> lack events` : ""}. <button type="button" class="quiet" onClick=${() => setAgain(again + 1)}>Read again</button></p>
     ${items.length === 0
       ? html`<${Empty}><p><strong>${filter ? "No row fits." : cursors.length ? "There are no more rows." : `Model ${model} has no rows yet.`}</strong> ${filter || cursors.length ? "" : "Its projection writes them from events."}</p><//>`
       : html`<${Table} caption=${`Rows ${count(first)} to ${count(first + items.length - 1)} of ${model}`} rows=${items} id=${(row) => JSON.stringify(row)}

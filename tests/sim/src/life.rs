@@ -190,6 +190,7 @@ fn start(world: &Arc<World>, db: &sled::Db, power: &Power) -> Result<(Arc<Steppe
         spec: spec.clone(),
         module: Digest::of(version.as_bytes()),
         models: vec![guest::model()],
+        topics: Default::default(),
         effects: None,
     };
     let node = Node {

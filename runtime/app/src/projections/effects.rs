@@ -108,7 +108,7 @@ impl ProjectionDeployment {
             instances: function.instances,
         };
         let effects = Effects { from: trigger.from, effect: Effect::Function { capabilities, secrets } };
-        Self { spec, module, models: Vec::new(), effects: Some(effects) }
+        Self { spec, module, models: Vec::new(), topics: BTreeMap::new(), effects: Some(effects) }
     }
 
     /// What sends the commands that records of topics are.
@@ -138,7 +138,8 @@ impl ProjectionDeployment {
             instances: aggregate.instances,
         };
         let effect = Effect::Commands(aggregate.name.clone(), Arc::new(source.clone()));
-        Self { spec, module, models: Vec::new(), effects: Some(Effects { from, effect }) }
+        let effects = Some(Effects { from, effect });
+        Self { spec, module, models: Vec::new(), topics: BTreeMap::new(), effects }
     }
 
     /// What it is.

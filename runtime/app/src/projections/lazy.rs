@@ -5,7 +5,7 @@ use super::reader::ModelReader;
 use super::service::{ProjectionDeployment, ProjectionDeps, ProjectionError, Projections};
 use super::status::ProjectionStatus;
 use ebb_domain::event::Position;
-use ebb_domain::name::{AppName, ModelName};
+use ebb_domain::name::{AppName, ModelName, TopicName};
 use ebb_domain::port::log::Durable;
 use parking_lot::Mutex;
 use std::sync::Arc;
@@ -172,6 +172,16 @@ impl LazyProjections {
             Phase::Running => self.projections.are_done(end),
             Phase::Starting | Phase::Failed(_) => false,
         }
+    }
+
+    /// Goes on with a topic as it is. Whether anything takes its records straight.
+    pub(crate) fn accept(&self, topic: &TopicName) -> bool {
+        self.projections.accept(topic)
+    }
+
+    /// Whether what is to be deployed can be; see [`Projections::check`].
+    pub(crate) async fn check(&self, set: &[ProjectionDeployment]) -> Result<(), ProjectionError> {
+        self.projections.check(set).await
     }
 
     /// Stops all of them. What they have been doing, and what they had to do still, is told afterwards by what

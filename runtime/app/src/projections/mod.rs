@@ -1,9 +1,10 @@
 //! Projections: from events to rows.
 //!
-//! [`Projections`] holds an app's projections and swaps their versions; a `projector` runs one version: it reads the
-//! log behind its mark, has each batch applied (`lanes`, over an `overlay` of the committed rows), and commits rows and
-//! mark in one transaction; a version that is built beside another takes its place by `swap`. `failure` decides what becomes of events that fail, `parking` holds what was parked and
-//! carries out commands about it, and `reader` reads models from the version that serves. `lazy` starts them all when they are first needed.
+//! [`Projections`] holds an app's projections and swaps their versions; a `projector` runs one version: it reads its `feed`
+//! (the log, or topics) behind its mark, has each batch applied (`lanes`, over an `overlay` of the committed rows), and commits
+//! rows and mark in one transaction; a version that is built beside another takes its place by `swap`. `failure` decides what
+//! becomes of events that fail, `parking` holds what was parked and carries out commands about it, and `reader` reads models
+//! from the version that serves. `lazy` starts them all when they are first needed.
 //!
 //! An event function is run by the same parts: it follows the log as a projection without rows does, and `effects` says
 //! how it differs.
@@ -17,6 +18,7 @@
 mod dead_letter;
 mod effects;
 mod failure;
+mod feed;
 mod lanes;
 mod lazy;
 mod overlay;
@@ -28,6 +30,7 @@ mod status;
 mod swap;
 #[cfg(test)]
 mod tests;
+mod topic_feed;
 mod version;
 mod window;
 
@@ -36,7 +39,7 @@ pub(crate) use lazy::LazyProjections;
 pub use parking::{Retried, Seek, Skipped};
 pub use reader::{ModelReader, NotFresh, Waited};
 pub use service::{ProjectionDeployment, ProjectionDeps, ProjectionError, Projections};
-pub use status::{Counters, Kind, ProjectionStatus, State, VersionStatus};
+pub use status::{Counters, Kind, ProjectionStatus, State, TopicsStatus, VersionStatus};
 
 use ebb_domain::port::models::ModelError;
 use tokio::runtime::{Handle, RuntimeFlavor};

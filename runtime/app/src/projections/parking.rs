@@ -9,7 +9,6 @@ use super::projector::{Flow, Projector, Stop};
 use super::service::ProjectionError;
 use ebb_domain::event::{Position, StoredEvent};
 use ebb_domain::manifest::Beginning;
-use ebb_domain::port::log::{EventFilter, ReadLimits};
 use ebb_domain::port::models::{ParkChange, ProjectionStore, RowBatch};
 use ebb_domain::text::Text;
 use std::collections::HashSet;
@@ -48,6 +47,7 @@ pub enum Seek {
 /// What a projector is asked to do between two batches, and whoever waits for what becomes of it.
 pub(super) enum Command {
     Seek { to: Seek, answer: oneshot::Sender<Result<Position, ProjectionError>> },
+    Show { key: Text, answer: oneshot::Sender<Result<StoredEvent, ProjectionError>> },
     Retry { key: Text, answer: oneshot::Sender<Result<Retried, ProjectionError>> },
     Skip { key: Text, whole: bool, answer: oneshot::Sender<Result<Skipped, ProjectionError>> },
 }
@@ -105,6 +105,10 @@ impl Projector {
                 answered(answer, done)?;
                 // All that was read is read again from there.
                 if moved { Err(Stop::Moved) } else { Ok(()) }
+            }
+            Command::Show { key, answer } => {
+                let found = self.first(&key).await;
+                answered(answer, found)
             }
             Command::Retry { key, answer } => {
                 let done = self.retry(&key).await;
@@ -215,24 +219,21 @@ impl Projector {
         Ok(parked.map_or(0, |parked| parked.queued))
     }
 
-    /// The events at these positions.
+    /// The events at these positions, which are parked.
     async fn events_at(&self, positions: &[Position]) -> Result<Vec<StoredEvent>, CommandFailure> {
         let mut events = Vec::with_capacity(positions.len());
-        let any = EventFilter::default();
         for position in positions {
-            let before = Position(position.0.saturating_sub(1));
-            let one = ReadLimits { items: 1, bytes: ReadLimits::PAGE.bytes };
-            let read = self.log.read(before, &any, one).await;
-            let read = read.map_err(|error| ProjectionError::Unavailable(error.to_string()))?;
-            match read.events.into_iter().next().filter(|event| event.position == *position) {
-                Some(event) => events.push(event),
-                None => {
-                    let gone = format!("the log has no event at position {position}, which is parked");
-                    return Err(ProjectionError::Unavailable(gone).into());
-                }
-            }
+            let event = self.feed.parked_event(self.store(), *position).await;
+            events.push(event.map_err(ProjectionError::Unavailable)?);
         }
         Ok(events)
+    }
+
+    /// The event that stands first in a key's queue.
+    async fn first(&self, key: &Text) -> Result<StoredEvent, CommandFailure> {
+        let first = self.queued(key, 1).await?;
+        let event = self.events_at(&first).await?.into_iter().next();
+        Ok(event.ok_or_else(|| self.not_parked(key))?)
     }
 
     fn not_parked(&self, key: &Text) -> ProjectionError {

@@ -1,26 +1,28 @@
-//! The loop that runs one version of a projection: reads the log behind its mark, applies batches, commits.
+//! The loop that runs one version of a projection: reads its feed behind its mark, applies batches, commits.
 //!
 //! It is a task of its own and the only writer of its rows. Reads of committed rows by the module take microseconds and
 //! run where the module runs; commits wait for the disk, and run on the pool of threads that may block.
 
 use super::dead_letter;
 use super::failure::{Backoff, Front, Next};
+use super::feed::{Feed, Standing};
 use super::lanes::{Applier, Failed, Splitter, alone, lane_key};
 use super::parking::{Command, ParkedKeys};
 use super::service::{ProjectionDeps, Slot};
 use super::status::State;
 use super::version::{Body, Parks, Program, Version};
 use super::window::Window;
+use crate::bus_task;
 use ebb_domain::event::{Position, StoredEvent};
-use ebb_domain::manifest::Source;
+use ebb_domain::manifest::LaneBy;
 use ebb_domain::name::{AppName, ProjectionName};
+use ebb_domain::port::bus::{BusError, BusErrorKind};
 use ebb_domain::port::guest::HeldBack;
-use ebb_domain::port::log::{Durable, EventFilter, EventLog, ReadLimits, Records};
+use ebb_domain::port::log::{EventLog, ReadLimits};
 use ebb_domain::port::models::{ModelError, ParkChange, ProjectionStore, RowBatch, Tried};
 use ebb_domain::text::Text;
 use ebb_domain::time::Timestamp;
-use ebb_domain::topic::UNREADABLE;
-use std::collections::{BTreeSet, HashSet};
+use ebb_domain::topic::Place;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -29,10 +31,10 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tracing::{Instrument, debug, error, info, info_span, warn};
 
-/// Batches that one read of the log is good for.
+/// Batches that one read is good for.
 const READ_AHEAD: usize = 4;
 
-/// Bytes that one read of the log gives, about.
+/// Bytes that one read gives, about.
 const READ_BYTES: usize = 4 << 20;
 
 /// How far the mark may be behind what was looked at, in events that the projection does not want.
@@ -60,6 +62,8 @@ pub(super) enum Stop {
     Host(String),
     /// It goes on elsewhere: everything is read again from there.
     Moved,
+    /// Where its events come from does not give any; what was committed is not in doubt.
+    Source(BusError),
 }
 
 impl From<ModelError> for Stop {
@@ -117,7 +121,9 @@ pub(super) struct Projector {
     backoff: Backoff,
     pub(super) front: Front,
     pub(super) parked: ParkedKeys,
-    filter: EventFilter,
+    pub(super) feed: Feed,
+    /// How often in a row the feed had nothing to give because it failed.
+    feed_failures: u32,
     /// Events that were read, of which those before `next` are done.
     buffer: Vec<StoredEvent>,
     next: usize,
@@ -131,7 +137,6 @@ pub(super) struct Projector {
     behind_since: Option<Instant>,
     /// When the store's files are closed, if nobody uses them until then; none: they are.
     release_at: Option<Instant>,
-    durable: watch::Receiver<Durable>,
     commands: mpsc::Receiver<Command>,
     pub(super) stop: watch::Receiver<bool>,
 }
@@ -158,7 +163,8 @@ impl Projector {
             backoff: Backoff::new(&spec.retry, (&*deps.app, &*spec.name)),
             front: Front::new(program.deployment.window().get(), None),
             parked: ParkedKeys::default(),
-            filter: filter(&spec.source),
+            feed: Feed::new(deps, version, &spec.source),
+            feed_failures: 0,
             buffer: Vec::new(),
             next: 0,
             scanned: passed,
@@ -166,14 +172,26 @@ impl Projector {
             last_commit: None,
             behind_since: None,
             release_at: None,
-            durable: deps.log.durable(),
             commands: received,
             stop: stopped,
             program,
         };
         let span =
             info_span!("projection", app = %deps.app, name = %slot.name, version = %version.key.short());
-        let task = tokio::spawn(projector.run().instrument(span));
+        let watched = version.topics.clone().zip(deps.bus.clone());
+        let work = async move {
+            let watching = async move {
+                match watched {
+                    Some((topics, bus)) => topics.watch(&*bus).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = projector.run() => {}
+                () = watching => {}
+            }
+        };
+        let task = tokio::spawn(work.instrument(span));
         Some(Runner { stop, commands, task })
     }
 
@@ -193,6 +211,7 @@ impl Projector {
             };
             let reason = match stop {
                 Stop::Host(reason) => reason,
+                Stop::Source(error) => error.message,
                 Stop::Moved => continue,
                 Stop::Stopped => break,
             };
@@ -204,6 +223,7 @@ impl Projector {
                 break;
             }
         }
+        self.feed.close().await;
         self.version.set_state(State::Stopped);
     }
 
@@ -227,9 +247,14 @@ impl Projector {
             let body = if same { known } else { Body::open(store)? };
             let store = &*body.store;
             *body.parks.lock() = Parks::of(store)?;
-            Ok(Some((store.mark()?, store.tried()?, ParkedKeys::load(store)?, body.clone())))
+            let tried = store.tried()?;
+            let record = tried.as_ref().map(|tried| store.record(tried.position)).transpose()?.flatten();
+            let tried = tried.map(|tried| (tried, record));
+            let standing = Standing { mark: store.mark()?, places: store.places()?, tried };
+            Ok(Some((standing, ParkedKeys::load(store)?, body.clone())))
         });
-        let Some((mark, tried, parked, body)) = loaded.await? else { return self.lost().await };
+        let Some((standing, parked, body)) = loaded.await? else { return self.lost().await };
+        let (mark, tried) = (standing.mark, standing.tried.as_ref().map(|(tried, _)| tried.clone()));
         self.release_at = Some(Instant::now() + RELEASE_AFTER_LOAD);
         self.version.set_body(body.clone());
         self.applier.store = body.store.clone();
@@ -239,17 +264,22 @@ impl Projector {
             self.version.set_state(State::retrying(tried));
         }
         self.front.reloaded(tried);
+        self.buffer.clear();
+        self.next = 0;
+        self.feed.begin(standing)?;
+        if self.version.is_direct() {
+            (self.scanned, self.behind_since) = (mark, None);
+            return Ok(());
+        }
         // What was looked at beyond the mark holds nothing that is wanted.
         self.scanned = mark.max(*self.body.passed.borrow());
         self.behind_since = (self.scanned > mark).then(Instant::now);
-        self.buffer.clear();
-        self.next = 0;
         self.check_end().await
     }
 
     /// Rows that are ahead of the log are rows of events that are no more. That does not pass by itself.
     async fn check_end(&mut self) -> Flow<()> {
-        let end = self.durable.borrow().position;
+        let end = self.log.durable().borrow().position;
         if self.scanned <= end {
             return Ok(());
         }
@@ -270,35 +300,98 @@ impl Projector {
 
     async fn project(&mut self) -> Result<std::convert::Infallible, Stop> {
         loop {
-            if *self.stop.borrow() {
-                return Err(Stop::Stopped);
-            }
-            while let Ok(command) = self.commands.try_recv() {
-                self.handle(command).await?;
-            }
-            let gate = self.gate_before_the_swap().await;
-            let more = self.next < self.buffer.len() || self.fill().await?;
-            let after = if self.next < self.buffer.len() { self.step().await? } else { After::GoOn };
-            self.swap_if_caught_up(gate).await?;
-            match after {
-                After::Pause(pause) => self.pause(pause).await?,
-                After::Halt(tried) => self.halt(&tried).await?,
-                After::GoOn if !more => self.idle().await?,
-                After::GoOn => {}
+            match self.turn().await {
+                Err(Stop::Source(error)) => self.without_source(error).await?,
+                done => done?,
             }
         }
     }
 
-    /// Reads ahead. False: the log has nothing new.
+    /// Does what is next.
+    async fn turn(&mut self) -> Flow<()> {
+        if *self.stop.borrow() {
+            return Err(Stop::Stopped);
+        }
+        while let Ok(command) = self.commands.try_recv() {
+            self.handle(command).await?;
+        }
+        if self.next == self.buffer.len() {
+            self.connect().await?;
+        }
+        let gate = self.gate_before_the_swap().await;
+        let more = self.next < self.buffer.len() || self.fill().await?;
+        let after = if self.next < self.buffer.len() { self.step().await? } else { After::GoOn };
+        self.swap_if_caught_up(gate).await?;
+        match after {
+            After::Pause(pause) => self.pause(pause).await,
+            After::Halt(tried) => self.halt(&tried).await,
+            After::GoOn if !more => self.idle().await,
+            After::GoOn => Ok(()),
+        }
+    }
+
+    /// Sees to it that the feed can give events.
+    async fn connect(&mut self) -> Flow<()> {
+        let mut stop = self.stop.clone();
+        let places = tokio::select! {
+            biased;
+            () = stopped(&mut stop) => return Err(Stop::Stopped),
+            places = self.feed.connect() => places?,
+        };
+        if places.is_empty() {
+            return Ok(());
+        }
+        // With what was looked at and is not committed: where it goes on is behind all that.
+        self.commit(RowBatch { places, mark: Some(self.scanned), ..RowBatch::default() }).await
+    }
+
+    /// Waits until the feed may give events again.
+    async fn without_source(&mut self, error: BusError) -> Flow<()> {
+        self.feed_failures += 1;
+        let remedy = match error.kind {
+            BusErrorKind::OutOfRange | BusErrorKind::Recreated if self.serves() => {
+                "; nothing is left out silently: `ebb topics accept` goes on with what the topic has"
+            }
+            BusErrorKind::OutOfRange | BusErrorKind::Recreated => {
+                "; so the rows can't be made anew, and the version before serves on: a projection of another name begins \
+                 with what the topic has"
+            }
+            _ => "",
+        };
+        let reason = format!("{error}{remedy}");
+        let pause = bus_task::pause(&error, self.feed_failures);
+        if error.passes() {
+            warn!(%reason, "topics give no records for now; trying again");
+            let attempts = self.feed_failures;
+            self.version.set_state(State::Retrying { position: None, attempts, error: reason });
+        } else {
+            error!(%reason, "the projection is halted");
+            self.version.set_state(State::Halted { reason });
+        }
+        let version = self.version.clone();
+        let again = async {
+            match &version.topics {
+                Some(topics) => topics.again.notified().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            () = again => Ok(()),
+            paused = self.pause(pause) => paused,
+        }
+    }
+
+    /// Reads ahead. False: there is nothing new.
     async fn fill(&mut self) -> Flow<bool> {
-        let end = self.durable.borrow_and_update().position;
+        let end = self.feed.end()?;
         if self.scanned >= end {
             return Ok(false);
         }
+        self.feed_failures = 0;
         self.wait_for_a_full_batch(end).await?;
         let limits = ReadLimits { items: self.max_events() * READ_AHEAD, bytes: READ_BYTES };
-        let read = self.log.read(self.scanned, &self.filter, limits).await;
-        let batch = read.map_err(|error| Stop::Host(error.to_string()))?;
+        let batch = self.feed.read(self.scanned, limits).await?;
         if batch.scanned_to <= self.scanned {
             return Ok(false);
         }
@@ -328,12 +421,12 @@ impl Projector {
                 command = self.commands.recv() => Some(command.ok_or(Stop::Stopped)?),
                 () = version.nudge.notified() => None,
                 () = tokio::time::sleep_until(due) => None,
-                changed = self.durable.changed() => changed.map(|()| None).map_err(|_| Stop::Stopped)?,
+                grown = self.feed.grown() => grown.map(|()| None)?,
             };
             if let Some(command) = command {
                 self.handle(command).await?;
             }
-            waiting = self.durable.borrow_and_update().position.0 - self.scanned.0;
+            waiting = self.feed.end()?.0 - self.scanned.0;
         }
         Ok(())
     }
@@ -446,7 +539,18 @@ impl Projector {
     /// Keeps how often the first event was tried.
     async fn remember(&mut self, tried: Tried) -> Flow<()> {
         self.version.set_state(State::retrying(&tried));
-        self.commit(RowBatch { parks: vec![ParkChange::Tried(tried)], ..RowBatch::default() }).await
+        let mark = self.feed.mark_before(tried.position).filter(|mark| *mark > self.committed);
+        let mut parks = Vec::new();
+        let mut next = self.next;
+        if mark.is_some() {
+            let before = self.buffer[next..].iter().take_while(|event| event.position < tried.position);
+            parks.extend(before.map(|event| queued(&self.program.deployment.spec.lane_by, event)));
+            next += parks.len();
+        }
+        parks.push(ParkChange::Tried(tried));
+        self.commit(RowBatch { parks, mark, ..RowBatch::default() }).await?;
+        self.next = next;
+        Ok(())
     }
 
     /// Parks the key of the first event that is not queued already, unless there are too many parked keys.
@@ -470,10 +574,7 @@ impl Projector {
                 .map_err(|error| Stop::Host(format!("no dead letter could be sent: {error}")))?;
             key = alone(&key, tried.position);
         }
-        let mut parks: Vec<ParkChange> = events[..index]
-            .iter()
-            .map(|event| ParkChange::Queue { key: lane_key(lane_by, event), position: event.position })
-            .collect();
+        let mut parks: Vec<ParkChange> = events[..index].iter().map(|event| queued(lane_by, event)).collect();
         error!(position = %tried.position, %key, attempts = tried.attempts, reason = %tried.reason, "parked");
         parks.push(ParkChange::Park {
             key: key.detached(),
@@ -535,7 +636,7 @@ impl Projector {
         }
     }
 
-    /// There is nothing to do until the log grows. Meanwhile the mark is brought up to date, and what is not used is
+    /// There is nothing to do until more comes. Meanwhile the mark is brought up to date, and what is not used is
     /// closed.
     async fn idle(&mut self) -> Flow<()> {
         self.version.set_state(State::Live);
@@ -553,7 +654,7 @@ impl Projector {
                     None => return Err(Stop::Stopped),
                 },
                 () = version.doubt.notified() => return Err(unreadable()),
-                changed = self.durable.changed() => return changed.map_err(|_| Stop::Stopped),
+                grown = self.feed.grown() => return grown,
                 () = version.nudge.notified() => if self.release_at.is_none() {
                     self.release_at = Some(Instant::now() + RELEASE_AFTER);
                 },
@@ -586,7 +687,7 @@ impl Projector {
     /// Events were looked at and none is wanted: the mark follows in memory at once, and on disk now and then.
     async fn nothing_wanted(&mut self) -> Flow<()> {
         let gate = self.gate_before_progress().await?;
-        self.publish(self.scanned);
+        self.publish(self.scanned, self.feed.places_at(self.scanned));
         drop(gate);
         self.behind_since.get_or_insert_with(Instant::now);
         if self.scanned.0 - self.committed.0 >= MARK_EVERY {
@@ -600,7 +701,8 @@ impl Projector {
     }
 
     /// Commits a batch. It is never given up halfway: the next to write must know what is there.
-    pub(super) async fn commit(&mut self, batch: RowBatch) -> Flow<()> {
+    pub(super) async fn commit(&mut self, mut batch: RowBatch) -> Flow<()> {
+        self.feed.complete(&mut batch);
         let gate = self.gate_before_progress().await?;
         let (mark, parks_change) = (batch.mark, !batch.parks.is_empty());
         let store = self.store();
@@ -614,7 +716,8 @@ impl Projector {
         }
         if let Some(mark) = mark {
             self.committed = mark;
-            self.publish(mark);
+            self.feed.committed(mark, gate.is_some());
+            self.publish(mark, self.feed.places_at(mark));
             self.behind_since = None;
         }
         drop(gate);
@@ -623,7 +726,8 @@ impl Projector {
         Ok(())
     }
 
-    fn publish(&self, passed: Position) {
+    fn publish(&self, passed: Position, places: Vec<Place>) {
+        *self.body.places.lock() = places;
         self.body.passed.send_if_modified(|known| {
             let moved = passed > *known;
             *known = passed.max(*known);
@@ -643,7 +747,7 @@ impl Projector {
     }
 
     fn lag(&self) -> u64 {
-        self.durable.borrow().position.0.saturating_sub(self.body.passed.borrow().0)
+        self.version.lag(self.log.durable().borrow().position)
     }
 
     /// Waits for work that may be given up, unless the projector is to end.
@@ -685,21 +789,9 @@ impl Projector {
     }
 }
 
-fn filter(source: &Source) -> EventFilter {
-    fn set<N: AsRef<str>>(names: &BTreeSet<N>) -> Option<HashSet<Text>> {
-        (!names.is_empty()).then(|| names.iter().map(|name| name.as_ref().into()).collect())
-    }
-    match source {
-        Source::Log { aggregates, types } => {
-            EventFilter { categories: set(aggregates), types: set(types), records: Records::None }
-        }
-        Source::Topics(source) => EventFilter {
-            categories: None,
-            // Nobody can say of what type it is: everybody is told.
-            types: set(&source.types).map(|types| types.into_iter().chain([UNREADABLE.into()]).collect()),
-            records: Records::Of(set(&source.topics).unwrap_or_default()),
-        },
-    }
+/// An event of a parked key queues.
+fn queued(lane_by: &LaneBy, event: &StoredEvent) -> ParkChange {
+    ParkChange::Queue { key: lane_key(lane_by, event), position: event.position }
 }
 
 /// Opening the rows again finds out whether they are damaged, and has them built anew if they are.

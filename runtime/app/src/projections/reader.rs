@@ -37,6 +37,14 @@ pub enum NotFresh {
     /// It was waited for, and the wait is over.
     #[error(transparent)]
     Behind(#[from] Waited),
+    /// Its rows are of records that come straight from topics: they have no position in the log.
+    #[error(
+        "position {wanted} was asked for, and the rows are of records that come straight from topics, which have none"
+    )]
+    Direct {
+        /// What was asked for.
+        wanted: Position,
+    },
     /// The rows may lack what an event at or below the position makes of them.
     #[error("position {wanted} was asked for; an event at {parked} is parked")]
     Parked {
@@ -146,6 +154,9 @@ impl ModelReader {
         patience: Duration,
         allow_parked: bool,
     ) -> Result<(), NotFresh> {
+        if self.is_direct() {
+            return Err(NotFresh::Direct { wanted });
+        }
         let end = self.end();
         if wanted > end {
             return Err(NotFresh::Unknown { wanted, end });
@@ -157,16 +168,23 @@ impl ModelReader {
         }
     }
 
+    /// Whether its rows are of records that come straight from topics: then what it says of positions is about no log.
+    #[must_use]
+    pub fn is_direct(&self) -> bool {
+        self.slot.serving().is_direct()
+    }
+
     /// How far the version that serves has got.
     #[must_use]
     pub fn position(&self) -> Position {
         self.slot.serving().passed()
     }
 
-    /// Positions between that and the end of the log.
+    /// Positions between that and the end of the log; or records that it has still to take from its topics, as far as that
+    /// is known.
     #[must_use]
     pub fn lag(&self) -> u64 {
-        self.durable.borrow().position.0.saturating_sub(self.position().0)
+        self.slot.serving().lag(self.end())
     }
 
     /// How many keys are parked.

@@ -6,23 +6,24 @@ use super::parking::{Command, Retried, Seek, Skipped};
 use super::projector::{Projector, Runner};
 use super::reader::ModelReader;
 use super::status::{ProjectionStatus, State};
+use super::topic_feed::Topics;
 use super::version::{self, Body, Program, Version};
 use crate::app::App;
 use ebb_domain::digest::Digest;
-use ebb_domain::event::Position;
-use ebb_domain::manifest::ProjectionSpec;
+use ebb_domain::event::{Position, StoredEvent};
+use ebb_domain::manifest::{ProjectionSpec, Source};
 use ebb_domain::model::ModelSchema;
-use ebb_domain::name::{AppName, ModelName, ProjectionName};
+use ebb_domain::name::{AppName, ModelName, ProjectionName, TopicName};
 use ebb_domain::port::Clock;
-use ebb_domain::port::bus::{BusError, BusErrorKind, OptionalBus};
+use ebb_domain::port::bus::{BusError, BusErrorKind, OptionalBus, Standing};
 use ebb_domain::port::guest::{CallError, Engine, FunctionSpec, TriggerKind};
 use ebb_domain::port::log::EventLog;
 use ebb_domain::port::models::{ModelError, ModelStores, Parked, ProjectionVersion, RowBatch};
 use ebb_domain::text::Text;
-use ebb_domain::topic::NewRecord;
+use ebb_domain::topic::{NewRecord, TopicSpec, Via};
 use futures_util::{StreamExt, TryStreamExt, stream};
 use parking_lot::{Mutex, RwLock};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Weak};
 use thiserror::Error;
 use tokio::sync::{oneshot, watch};
@@ -67,8 +68,31 @@ pub struct ProjectionDeployment {
     pub module: Digest,
     /// The models that it writes.
     pub models: Vec<ModelSchema>,
+    /// How the records are read of topics that it takes them straight from.
+    pub topics: BTreeMap<TopicName, TopicSpec>,
     /// For an event function: what it is instead of rows.
     pub effects: Option<Effects>,
+}
+
+impl ProjectionDeployment {
+    /// Whether it takes records straight from topics.
+    #[must_use]
+    pub fn is_direct(&self) -> bool {
+        self.spec.source.is_direct()
+    }
+
+    /// The topics that it takes records straight from; none if it follows the log.
+    pub(super) fn direct(&self) -> Option<Arc<Topics>> {
+        match &self.spec.source {
+            Source::Topics(source) if source.via == Via::Direct => {
+                let topics = source.topics.iter();
+                let specs =
+                    topics.map(|name| (name.clone(), self.topics.get(name).cloned().unwrap_or_default()));
+                Some(Topics::new(self.spec.name.clone(), source.group.clone(), specs.collect()))
+            }
+            _ => None,
+        }
+    }
 }
 
 /// Why something could not be done with projections.
@@ -110,6 +134,17 @@ pub enum ProjectionError {
     /// Its rows are a function of all events, from the first on.
     #[error("`{0}` is a projection: it can't leave events out; `rebuild` makes its rows anew")]
     NotFunction(ProjectionName),
+    /// Its rows can't be made anew: topics don't hold what they are made of any more.
+    #[error(
+        "the rows of projection `{projection}` can't be made anew: {reason}; leave it as it is, or give a projection of \
+         another name what the topic has"
+    )]
+    Forgotten {
+        /// The projection.
+        projection: ProjectionName,
+        /// What is not there.
+        reason: String,
+    },
     /// Events that are queued would be given twice, or out of their order.
     #[error("`{name}` has {count} parked keys; retry or skip them before it goes on elsewhere")]
     Parked {
@@ -364,6 +399,41 @@ impl Projections {
         Ok(Plan { name, serving, building, points_anew })
     }
 
+    /// Whether what is to be deployed can be: a version that is to be built anew needs records that its topics must still
+    /// hold. Asked before anything is recorded; a broker that does not answer is no reason to refuse.
+    ///
+    /// # Errors
+    /// A topic does not hold them, or is another one.
+    pub(crate) async fn check(&self, set: &[ProjectionDeployment]) -> Result<(), ProjectionError> {
+        for deployment in set {
+            let Ok(slot) = self.slot(&deployment.spec.name) else { continue };
+            let declared = version::declared(deployment);
+            let is_known = |version: Arc<Version>| version::is_same(&version.key, &declared);
+            if is_known(slot.serving()) || slot.building().is_some_and(is_known) {
+                continue;
+            }
+            if let Err(error @ ProjectionError::Forgotten { .. }) = self.can_be_made_anew(deployment).await {
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether topics still hold the records that a projection has begun with.
+    async fn can_be_made_anew(&self, deployment: &ProjectionDeployment) -> Result<(), ProjectionError> {
+        let (Some(topics), Some(bus)) = (deployment.direct(), &self.deps.bus) else { return Ok(()) };
+        let name = &deployment.spec.name;
+        let places = self.on_stores(name, |stores, app, name| stores.beginning(app, name)).await?;
+        let asked = Standing { topics: topics.starts(), places, accepted: BTreeSet::new() };
+        let found = bus.places(&asked).await;
+        found.map(drop).map_err(|error| match error.kind {
+            BusErrorKind::OutOfRange | BusErrorKind::Recreated => {
+                ProjectionError::Forgotten { projection: name.clone(), reason: error.message }
+            }
+            _ => ProjectionError::Unavailable(error.message),
+        })
+    }
+
     /// Removes all versions but these. What could not be removed now is removed by the next deployment.
     async fn retain(&self, name: &ProjectionName, serving: &Version, building: Option<&Arc<Version>>) {
         let kept = [Some(serving.key), building.map(|building| building.key)];
@@ -462,6 +532,9 @@ impl Projections {
         if slot.serving().has_effects() {
             return Err(ProjectionError::Function(projection.clone()));
         }
+        if let Some(program) = &slot.serving().program {
+            self.can_be_made_anew(&program.deployment).await?;
+        }
         let building = slot.stop().await;
         let serving = slot.serving();
         let program = match (&building, &serving.program) {
@@ -506,12 +579,24 @@ impl Projections {
         self.slots.read().values().map(status).collect()
     }
 
-    /// Whether all have read the log up to here, wait for more, and none is being built.
+    /// Goes on with a topic as it is, though it is not what was taken of it before. Whether anything takes its records
+    /// straight.
+    pub(crate) fn accept(&self, topic: &TopicName) -> bool {
+        let slots = self.slots.read();
+        let topics = slots.values().filter_map(|slot| slot.serving().topics.clone());
+        topics.filter(|topics| topics.accept(topic)).count() > 0
+    }
+
+    /// Whether all have read the log up to here, wait for more, and none is being built. One that takes records straight
+    /// from topics never has.
     pub(crate) fn are_done(&self, end: Position) -> bool {
         self.slots.read().values().all(|slot| {
             let serving = slot.serving();
             let building = slot.building().filter(|building| !Arc::ptr_eq(building, &serving));
-            building.is_none() && serving.state() == State::Live && serving.passed() == end
+            building.is_none()
+                && !serving.is_direct()
+                && serving.state() == State::Live
+                && serving.passed() == end
         })
     }
 
@@ -529,6 +614,18 @@ impl Projections {
         serving.touch();
         let store = serving.body().store.clone();
         Ok(super::blocking(move || store.parked(after.as_deref(), limit)).await?)
+    }
+
+    /// The event that stands first under a parked key.
+    ///
+    /// # Errors
+    /// There is no such projection, nothing is parked under that key, or something on our side failed.
+    pub async fn parked_event(
+        &self,
+        projection: &ProjectionName,
+        key: &Text,
+    ) -> Result<StoredEvent, ProjectionError> {
+        self.command(projection, |answer| Command::Show { key: key.clone(), answer }).await
     }
 
     /// Applies a parked key's queue in order, up to the first event that fails again.

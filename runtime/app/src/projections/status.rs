@@ -1,8 +1,10 @@
 //! What a projection tells about itself.
 
 use ebb_domain::event::Position;
-use ebb_domain::name::{ModelName, ProjectionName};
+use ebb_domain::name::{ModelName, ProjectionName, TopicName};
+use ebb_domain::port::bus::PartitionLag;
 use ebb_domain::port::models::{ProjectionVersion, Tried};
+use ebb_domain::text::Text;
 use serde::Serialize;
 
 /// What a version of a projection is doing.
@@ -91,8 +93,12 @@ pub struct VersionStatus {
     pub state: State,
     /// How far it has got: everything up to here is in its rows, or parked.
     pub mark: Position,
-    /// Positions between the mark and the end of the log.
+    /// Positions between the mark and the end of the log; of one that takes records straight from topics, records that it
+    /// has still to take, as far as that is known.
     pub lag: u64,
+    /// The topics that it takes records straight from, if it does: then its mark is no position of the log.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub topics: Option<TopicsStatus>,
     /// Parked keys.
     pub parked: u64,
     /// What it has done since its app was opened.
@@ -102,6 +108,17 @@ pub struct VersionStatus {
     pub last_error: Option<String>,
     /// Bytes on disk; none while nobody had to look.
     pub size_bytes: Option<u64>,
+}
+
+/// Topics that a version takes records straight from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct TopicsStatus {
+    /// The consumer group under which Kafka's tools see how far it is.
+    pub group: Text,
+    /// The topics.
+    pub topics: Vec<TopicName>,
+    /// What is left of each partition, as the broker said last; none while it has not said.
+    pub partitions: Option<Vec<PartitionLag>>,
 }
 
 /// What follows the log.
@@ -139,6 +156,7 @@ impl ProjectionStatus {
             state: State::Idle,
             mark: rest,
             lag: 0,
+            topics: None,
             parked: 0,
             counters: Counters::default(),
             last_error: None,

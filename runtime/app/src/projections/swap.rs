@@ -6,6 +6,8 @@
 use super::projector::{Flow, Projector, Stop};
 use ebb_domain::name::{AppName, ProjectionName};
 use ebb_domain::port::models::{ModelError, ModelStores};
+use ebb_domain::topic::Place;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use tokio::sync::OwnedMutexGuard;
 use tracing::{info, warn};
@@ -33,8 +35,7 @@ impl Projector {
         if self.serves() || !self.front.is_well() {
             return None;
         }
-        let behind = self.slot.serving().passed().0.saturating_sub(self.version.passed().0);
-        if behind > self.max_events() as u64 {
+        if self.behind_serving() > self.max_events() as u64 {
             return None;
         }
         Some(self.slot.gate.clone().lock_owned().await)
@@ -76,9 +77,26 @@ impl Projector {
     }
 
     fn has_caught_up(&self) -> bool {
-        // If the one that serves is ahead of the log, the end of the log is as far as anyone can get.
-        let end = self.log.durable().borrow().position;
-        self.version.passed() >= self.slot.serving().passed().min(end)
+        self.behind_serving() == 0
+    }
+
+    /// How far the version that serves is ahead.
+    fn behind_serving(&self) -> u64 {
+        let (serving, candidate) = (self.slot.serving(), &self.version);
+        match (serving.is_direct(), candidate.is_direct()) {
+            (false, false) => {
+                // If the one that serves is ahead of the log, the end of the log is as far as anyone can get.
+                let end = self.log.durable().borrow().position;
+                serving.passed().min(end).0.saturating_sub(candidate.passed().0)
+            }
+            (true, true) => behind(&candidate.body().places.lock(), &serving.body().places.lock()),
+            // They have no place in common: what is there now is what readers may have seen.
+            (true, false) => candidate.lag(self.log.durable().borrow().position),
+            (false, true) => candidate.left().map_or(u64::MAX, |left| {
+                // What stands last in a partition may be the end of a transaction, which is no record.
+                left.iter().map(|partition| partition.lag.saturating_sub(1)).sum()
+            }),
+        }
     }
 
     async fn on_stores(
@@ -87,5 +105,51 @@ impl Projector {
     ) -> Result<(), ModelError> {
         let (stores, app, name) = (self.deps.stores.clone(), self.app().clone(), self.name().clone());
         super::blocking(move || work(&*stores, &app, &name)).await
+    }
+}
+
+/// How far those at `places` are behind those at `others`, in the topics that both take.
+fn behind(places: &[Place], others: &[Place]) -> u64 {
+    let partition = |place: &Place| (place.topic.clone(), place.partition);
+    let places: BTreeMap<_, _> = places.iter().map(|place| (partition(place), place)).collect();
+    let behind =
+        others.iter().filter(|other| places.keys().any(|(topic, _)| *topic == other.topic)).map(|other| {
+            match places.get(&partition(other)) {
+                Some(place) if place.topic_id == other.topic_id => other.next.saturating_sub(place.next),
+                // The other one has gone on to a topic that was made again, or to a partition that is new.
+                _ => u64::MAX,
+            }
+        });
+    // Of topics that are all others', nothing is to be caught up on: there is a place for each of its own.
+    if places.is_empty() { u64::MAX } else { behind.fold(0, u64::saturating_add) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ebb_domain::name::TopicName;
+    use uuid::Uuid;
+
+    fn place(topic: &str, id: u128, partition: u32, next: u64) -> Place {
+        Place { topic: TopicName::new(topic).unwrap(), topic_id: Uuid::from_u128(id), partition, next }
+    }
+
+    #[test]
+    fn who_is_ahead_in_one_partition_is_behind_all_the_same_in_another() {
+        let serving = [place("a", 1, 0, 10), place("a", 1, 1, 10)];
+        assert_eq!(behind(&[place("a", 1, 0, 90), place("a", 1, 1, 7)], &serving), 3);
+        assert_eq!(behind(&[place("a", 1, 0, 10), place("a", 1, 1, 11)], &serving), 0);
+        assert_eq!(behind(&[], &serving), u64::MAX, "it has not begun");
+        assert_eq!(
+            behind(&[place("a", 1, 0, 90)], &serving),
+            u64::MAX,
+            "a partition that it does not know of"
+        );
+        assert_eq!(
+            behind(&[place("a", 2, 0, 90), place("a", 2, 1, 90)], &serving),
+            u64::MAX,
+            "another topic"
+        );
+        assert_eq!(behind(&[place("b", 3, 0, 0)], &serving), 0, "it takes other topics from now on");
     }
 }

@@ -2,12 +2,15 @@
 
 use super::overlay::Models;
 use super::service::ProjectionDeployment;
-use super::status::{Counters, Kind, State, VersionStatus};
+use super::status::{Counters, Kind, State, TopicsStatus, VersionStatus};
+use super::topic_feed::Topics;
 use ebb_domain::digest::Digest;
 use ebb_domain::event::Position;
 use ebb_domain::manifest::{LaneBy, Source};
+use ebb_domain::port::bus::PartitionLag;
 use ebb_domain::port::guest::ProjectionModule;
 use ebb_domain::port::models::{ModelError, ProjectionStore, ProjectionVersion};
+use ebb_domain::topic::{Place, TopicSpec};
 use parking_lot::{Mutex, RwLock};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -34,6 +37,13 @@ pub(super) fn declared(deployment: &ProjectionDeployment) -> ProjectionVersion {
             parts.push(b"topics".to_vec());
             parts.push(list(source.topics.iter().map(|name| &**name).collect()));
             parts.push(list(source.types.iter().map(|name| &**name).collect()));
+        }
+    }
+    if deployment.is_direct() {
+        parts.push(b"direct".to_vec());
+        // What comes by way of the log has been read when it was appended.
+        for TopicSpec { event_type, data, dedupe, start: _ } in deployment.topics.values() {
+            parts.push(format!("{} {data:?} {dedupe:?}", event_type.describe()).into_bytes());
         }
     }
     parts.push(match &deployment.spec.lane_by {
@@ -83,6 +93,8 @@ pub(super) struct Version {
     pub models: Models,
     /// None: it was deployed before the node was restarted, and only its rows are left.
     pub program: Option<Program>,
+    /// The topics that it takes records straight from, if it does.
+    pub topics: Option<Arc<Topics>>,
     body: RwLock<Arc<Body>>,
     progress: Arc<Mutex<Progress>>,
     /// Readers that wait for it to pass a position: then it does not wait for batches to fill up.
@@ -101,6 +113,8 @@ pub(super) struct Body {
     /// is where its rows stand. It never goes back.
     pub passed: watch::Sender<Position>,
     pub parks: Mutex<Parks>,
+    /// Where that is in each partition, for a version that takes records straight from topics.
+    pub places: Mutex<Vec<Place>>,
 }
 
 /// What is parked, in short. Never behind `passed`.
@@ -128,7 +142,8 @@ impl Body {
     pub(super) fn open(store: Arc<dyn ProjectionStore>) -> Result<Arc<Self>, ModelError> {
         let passed = watch::Sender::new(store.mark()?);
         let parks = Mutex::new(Parks::of(&*store)?);
-        Ok(Arc::new(Self { store, passed, parks }))
+        let places = Mutex::new(store.places()?);
+        Ok(Arc::new(Self { store, passed, parks, places }))
     }
 }
 
@@ -143,6 +158,7 @@ impl Version {
         Arc::new(Self {
             key,
             models,
+            topics: program.as_ref().and_then(|program| program.deployment.direct()),
             program,
             body: RwLock::new(body),
             progress: Arc::new(Mutex::new(Progress { state, ..Progress::default() })),
@@ -160,6 +176,7 @@ impl Version {
         Arc::new(Self {
             key: self.key,
             models: self.models.clone(),
+            topics: program.deployment.direct(),
             program: Some(program),
             body: RwLock::new(self.body()),
             progress,
@@ -178,6 +195,27 @@ impl Version {
     /// Whether it is an event function's.
     pub(super) fn has_effects(&self) -> bool {
         self.program.as_ref().is_some_and(|program| program.deployment.effects.is_some())
+    }
+
+    /// Whether it takes records straight from topics.
+    pub(super) fn is_direct(&self) -> bool {
+        // One whose module is not known any more stands somewhere still.
+        self.topics.is_some() || (self.program.is_none() && !self.body().places.lock().is_empty())
+    }
+
+    /// What it has not seen yet of a log that ends there, or of its topics, as far as that is known.
+    pub(super) fn lag(&self, end: Position) -> u64 {
+        match &self.topics {
+            Some(_) => self.left().into_iter().flatten().map(|partition| partition.lag).sum(),
+            // Its module is not known any more, nor what is left for it.
+            None if self.is_direct() => 0,
+            None => end.0.saturating_sub(self.passed().0),
+        }
+    }
+
+    /// What is left of the partitions that it takes records straight from; none while that is not known.
+    pub(super) fn left(&self) -> Option<Vec<PartitionLag>> {
+        self.topics.as_ref()?.left(&self.body().places.lock())
     }
 
     pub(super) fn body(&self) -> Arc<Body> {
@@ -232,7 +270,12 @@ impl Version {
             version: Some(self.key),
             state: progress.state,
             mark,
-            lag: end.0.saturating_sub(mark.0),
+            lag: self.lag(end),
+            topics: self.topics.as_ref().map(|topics| TopicsStatus {
+                group: topics.group.clone(),
+                topics: topics.specs.keys().cloned().collect(),
+                partitions: self.left(),
+            }),
             parked,
             counters: Counters {
                 refused: self.program.as_ref().map_or(0, |program| program.module.refused()),

@@ -128,6 +128,14 @@ impl MemoryBus {
         name
     }
 
+    /// Adds a partition to a topic.
+    pub fn grow(&self, topic: &TopicName) {
+        self.0.change(|state| {
+            let topic = state.topics.get_mut(topic).expect("the topic is there");
+            topic.partitions.push(Partition::default());
+        });
+    }
+
     /// Deletes a topic.
     pub fn delete(&self, topic: &TopicName) {
         self.0.change(|state| state.topics.remove(topic));
@@ -472,7 +480,7 @@ impl Bus for MemoryBus {
             let lag = state.places(topics.keys())?.into_iter().map(|(place, low, end)| {
                 let committed = known.and_then(|group| group.committed.get(&place)).copied();
                 let start = if topics[&place.0] == Start::Latest { end } else { low };
-                let lag = end - committed.unwrap_or(start).max(low);
+                let lag = end.saturating_sub(committed.unwrap_or(start).max(low));
                 PartitionLag { topic: place.0, partition: place.1, committed, end, lag }
             });
             Ok(lag.collect())

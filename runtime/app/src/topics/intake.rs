@@ -5,10 +5,11 @@
 
 use crate::bus_task::{BusTask, Stop, StopSignal, Trouble, Work, attempt_until_stopped};
 use crate::commands::new_command_id;
+use crate::projections::{ProjectionStatus, State, TopicsStatus};
 use ebb_domain::commit::{Expected, IdempotencyKey, KafkaOrigin, NewCommit, Outcome};
 use ebb_domain::digest::Digest;
 use ebb_domain::event::{NewEvent, Revision, StoredEvent};
-use ebb_domain::name::{AppName, EventType, TopicName};
+use ebb_domain::name::{AppName, EventType, ProjectionName, TopicName};
 use ebb_domain::port::bus::{Bus, Consumer, Done, PartitionLag, Subscription};
 use ebb_domain::port::log::{AppendError, EventLog, GroupFailure, ReadError, ReadLimits, Settlement};
 use ebb_domain::stream::StreamId;
@@ -64,12 +65,15 @@ pub enum IntakeState {
 pub struct IntakeStatus {
     /// Its name.
     pub group: Text,
+    /// The projection whose rows its records go straight into; none: they come into the log.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub projection: Option<ProjectionName>,
     /// What it consumes.
     pub topics: Vec<TopicName>,
     /// What it is doing.
     #[serde(flatten)]
     pub state: IntakeState,
-    /// Records appended to the log since the app was opened.
+    /// Records appended to the log since the app was opened, or applied to rows.
     pub records: u64,
     /// Records that were in the log already.
     pub duplicates: u64,
@@ -77,6 +81,32 @@ pub struct IntakeStatus {
     pub lag: Option<u64>,
     /// The same, of each partition.
     pub partitions: Vec<PartitionLag>,
+}
+
+impl IntakeStatus {
+    /// That of a projection that takes records straight from topics; none for one that follows the log.
+    pub(crate) fn direct(status: &ProjectionStatus) -> Option<Self> {
+        let version = &status.serving;
+        let TopicsStatus { group, topics, partitions } = version.topics.clone()?;
+        let state = match &version.state {
+            State::CatchingUp | State::Live | State::HeldBack { .. } | State::Idle | State::Superseded => {
+                IntakeState::Consuming
+            }
+            State::Retrying { error, .. } => IntakeState::Retrying { error: error.clone() },
+            State::Halted { reason } => IntakeState::Halted { reason: reason.clone() },
+            State::Stopped => IntakeState::Stopped,
+        };
+        Some(Self {
+            group,
+            projection: Some(status.name.clone()),
+            topics,
+            state,
+            records: version.counters.events,
+            duplicates: 0,
+            lag: partitions.as_ref().map(|_| version.lag),
+            partitions: partitions.unwrap_or_default(),
+        })
+    }
 }
 
 /// The consumer groups of an app.
@@ -164,6 +194,7 @@ impl Intakes {
             let progress = running.progress.lock();
             IntakeStatus {
                 group: running.group.clone(),
+                projection: None,
                 topics: running.topics.keys().cloned().collect(),
                 state: progress.state.clone(),
                 records: progress.records,

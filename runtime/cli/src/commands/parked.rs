@@ -126,7 +126,7 @@ fn render(letters: &[Letter], output: Output) -> String {
     table.render(output.style())
 }
 
-/// The dead letter with the event that stands first, as it is in the log.
+/// A parked key with the event that stands first.
 async fn show(output: Output, args: &ParkedKey) -> Result<Exit, Failure> {
     let server = Server::control(&args.plane)?;
     let app = app(&server, args).await?;
@@ -137,11 +137,8 @@ async fn show(output: Output, args: &ParkedKey) -> Result<Exit, Failure> {
             format!("`{}` has nothing parked under the key `{}`", args.consumer, printable(&args.key));
         return Err(Failure::no(message).hint("`ebb parked list` shows all there is"));
     };
-    let before = parked.position.0.saturating_sub(1).to_string();
-    let events = Path::new().segment("apps").segment(&app).segment("events");
-    let events = events.parameter("after", &before).parameter("limit", "1");
-    let page: Value = server.json(server.get(&events)).await?;
-    let event = page["events"][0].clone();
+    let first = path.segment("event").parameter("key", &args.key);
+    let event: Value = server.json(server.get(&first)).await?;
     if output.json {
         output.json(&json!({ "parked": parked, "event": event }))?;
         return Ok(Exit::Done);

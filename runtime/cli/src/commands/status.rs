@@ -104,6 +104,7 @@ const GROUPS: &[Column] = &[
     ("group", "/group", Align::Left),
     ("app", "/app", Align::Left),
     ("topics", "/topics", Align::Left),
+    ("into", "/projection", Align::Left),
     ("state", "/state", Align::Left),
     ("records", "/records", Align::Right),
     ("lag", "/lag", Align::Right),

@@ -21,7 +21,7 @@ use crate::name::{
     AggregateName, AppName, CommandName, EventType, FunctionName, ModelName, ProjectionName, TopicName,
 };
 use crate::text::Text;
-use crate::topic::{CommandSource, RelaySpec, Selector, TopicSource, TopicSpec};
+use crate::topic::{CommandSource, RelaySpec, Selector, TopicSource, TopicSpec, Via};
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::num::{NonZeroU16, NonZeroU32, NonZeroUsize};
@@ -96,7 +96,7 @@ impl Manifest {
         &self.files
     }
 
-    /// Consumers of topics: by group, which topics, and where each of them begins.
+    /// Consumers that bring topics into the log: by group, which topics, and where each of them begins.
     #[must_use]
     pub fn consumed(&self) -> BTreeMap<Text, BTreeMap<TopicName, TopicSpec>> {
         let mut groups: BTreeMap<Text, BTreeMap<TopicName, TopicSpec>> = BTreeMap::new();
@@ -106,8 +106,8 @@ impl Manifest {
             Trigger::Http(_) => None,
         });
         let sources = projections.chain(functions).filter_map(|source| match source {
-            Source::Topics(source) => Some((&source.group, &source.topics)),
-            Source::Log { .. } => None,
+            Source::Topics(source) if source.via == Via::Log => Some((&source.group, &source.topics)),
+            Source::Topics(_) | Source::Log { .. } => None,
         });
         let commands = self.aggregates.values().filter_map(|aggregate| aggregate.source.as_ref());
         for (group, topics) in sources.chain(commands.map(|source| (&source.group, &source.topics))) {
@@ -115,6 +115,12 @@ impl Manifest {
             group.extend(topics.iter().map(|topic| (topic.clone(), self.topic(topic))));
         }
         groups
+    }
+
+    /// Whether a projection takes records straight from topics.
+    #[must_use]
+    pub fn has_direct(&self) -> bool {
+        self.projections.values().any(|projection| projection.source.is_direct())
     }
 
     /// How records of a topic are read.
@@ -325,6 +331,14 @@ pub enum Source {
         /// Only these types; empty: all.
         types: BTreeSet<EventType>,
     },
+}
+
+impl Source {
+    /// Whether it is of records that come straight from topics.
+    #[must_use]
+    pub fn is_direct(&self) -> bool {
+        matches!(self, Self::Topics(source) if source.via == Via::Direct)
+    }
 }
 
 /// `batch = { max-events, max-wait }`.

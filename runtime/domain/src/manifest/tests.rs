@@ -361,6 +361,15 @@ fn records_of_topics_are_a_source_of_events_and_of_commands() {
 }
 
 #[test]
+fn records_that_come_straight_are_a_projections_own() {
+    let text = bank_with("{ aggregates = [\"account\"] }", "{ topics = [\"payments\"], via = \"direct\" }");
+    let manifest = Manifest::parse(&text).unwrap_or_else(|problems| panic!("{problems}"));
+    let Source::Topics(source) = &manifest.projections["balances".as_bytes()].source else { panic!() };
+    assert_eq!((&*source.group, source.via), ("bank.balances", Via::Direct));
+    assert!(manifest.consumed().is_empty() && manifest.has_direct(), "nothing of it comes into the log");
+}
+
+#[test]
 fn what_is_wrong_about_topics_is_said() {
     let source = |source: &str| problem(&bank_with("{ aggregates = [\"account\"] }", source));
     assert!(source("{ topics = [] }").contains("is empty"));
@@ -368,7 +377,13 @@ fn what_is_wrong_about_topics_is_said() {
     assert!(
         source("{ topics = [\"a\"], aggregates = [\"account\"] }").contains("both topics and aggregates")
     );
-    assert!(source("{ topics = [\"a\"], via = \"direct\" }").contains("don't come straight in this version"));
+    let with_group = "{ topics = [\"a\"], via = \"direct\", group = \"bank\" }";
+    let shared = bank_with("{ aggregates = [\"account\"] }", with_group)
+        .replace("[aggregate.account]", "[aggregate.account]\nsource = { topics = [\"b\"] }");
+    assert!(problem(&shared).contains("which `aggregate.account` consumes under as well"));
+    let deduped = bank_with("{ aggregates = [\"account\"] }", with_group)
+        .replace("[aggregate.account]", "[topic.a]\ndedupe = \"event-id\"\n\n[aggregate.account]");
+    assert!(problem(&deduped).contains("`dedupe` is for those that come by way of"));
     assert!(source("{ topics = [\"a\"], via = \"air\" }").contains("no way for records to come"));
     assert!(source("{ via = \"log\" }").contains("is about topics, and there are none"));
     let with =

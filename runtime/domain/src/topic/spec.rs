@@ -28,6 +28,8 @@ pub enum Via {
     /// By way of the app's log: appended to it once, and read from it as any event is.
     #[default]
     Log,
+    /// Straight: nothing of it is in the log, and how far it has got commits with the rows.
+    Direct,
 }
 
 /// `[topic.NAME]`: how records of a topic are read.

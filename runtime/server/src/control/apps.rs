@@ -6,7 +6,8 @@ use crate::http::body::RequestBody;
 use crate::http::problem::{
     APP_NAME_MISMATCH, APP_UNAVAILABLE, BAD_HEADER, BAD_QUERY, DEPLOYMENT_CONFLICT, DEPLOYMENT_NOT_FOUND,
     DEPLOYMENT_NOT_SERVED, HOST_TAKEN, INTERNAL, MANIFEST_INVALID, MANIFEST_MISSING, NOT_JSON, OVERLOADED,
-    PURGE_INCOMPLETE, Problem, SHUTTING_DOWN, STORAGE_UNAVAILABLE, UNKNOWN_APP, UNSUPPORTED_MEDIA_TYPE,
+    PURGE_INCOMPLETE, Problem, RECORDS_GONE, SHUTTING_DOWN, STORAGE_UNAVAILABLE, UNKNOWN_APP,
+    UNSUPPORTED_MEDIA_TYPE,
 };
 use crate::http::reply::{Reply, empty, json};
 use crate::http::target::{parameters, shorten};
@@ -259,6 +260,7 @@ pub(super) fn deploy_problem(error: DeployError) -> Problem {
         DeployError::Conflict { actual } => DEPLOYMENT_CONFLICT.detail(detail).with("actual", actual),
         DeployError::UnknownApp(_) => UNKNOWN_APP.detail(detail),
         DeployError::NotFound(_) => DEPLOYMENT_NOT_FOUND.detail(detail),
+        DeployError::Projection(_) => RECORDS_GONE.detail(detail),
         DeployError::LogClosed(_) => APP_UNAVAILABLE.detail(detail),
         DeployError::Full(_) => OVERLOADED.detail(detail).retry_after(Duration::from_secs(1)),
         DeployError::NotServed { number, why } => DEPLOYMENT_NOT_SERVED

@@ -119,6 +119,9 @@ impl ControlPlane {
             ("POST", ["apps", app, "projections", name, "rebuild"]) => self.rebuild(app, name).await,
             ("POST", ["apps", app, "projections", name, "seek"]) => self.seek(app, name, &parts, body).await,
             ("GET", ["apps", app, "projections", name, "parked"]) => self.parked(app, name, &parts).await,
+            ("GET", ["apps", app, "projections", name, "parked", "event"]) => {
+                self.parked_event(app, name, &parts).await
+            }
             ("POST", ["apps", app, "projections", name, "parked", "retry"]) => {
                 self.retry_parked(app, name, &parts, body).await
             }
@@ -154,7 +157,9 @@ fn methods(segments: &[&str]) -> Option<&'static str> {
         ["apps", _, "streams" | "models" | "command-log", _]
         | ["apps", _, "models", _, _]
         | ["apps", _, "streams", _, "state"] => "GET, HEAD, OPTIONS",
-        ["apps", _, "deployments"] | ["apps", _, "projections", _, "parked"] => "GET, HEAD, OPTIONS",
+        ["apps", _, "deployments"]
+        | ["apps", _, "projections", _, "parked"]
+        | ["apps", _, "projections", _, "parked", "event"] => "GET, HEAD, OPTIONS",
         ["apps", _, "check" | "rollback" | "replay"]
         | ["apps", _, "topics", _, "accept"]
         | ["apps", _, "projections", _, "rebuild" | "seek"]

@@ -6,7 +6,7 @@ use super::{ControlPlane, app_parameter};
 use crate::http::body::RequestBody;
 use crate::http::problem::{
     BAD_QUERY, INTERNAL, KEYS_PARKED, NOT_A_FUNCTION, NOT_PARKED, NOT_REBUILT, POSITION_UNKNOWN,
-    PROJECTION_UNAVAILABLE, Problem, REBUILD_IN_PROGRESS, UNKNOWN_PROJECTION,
+    PROJECTION_UNAVAILABLE, Problem, REBUILD_IN_PROGRESS, RECORDS_GONE, UNKNOWN_PROJECTION,
 };
 use crate::http::reply::{Reply, json};
 use crate::http::target::{parameters, shorten};
@@ -75,15 +75,15 @@ impl ControlPlane {
         page.family(
             "ebbtide_projection_position",
             "gauge",
-            "The last event that the projection has applied.",
+            "The last event that the projection has applied, in the app's log.",
         );
-        for (app, status) in &statuses {
+        for (app, status) in statuses.iter().filter(|(_, status)| status.serving.topics.is_none()) {
             page.value(&[("app", &***app), ("projection", &status.name)], status.serving.mark);
         }
         page.family(
             "ebbtide_projection_lag_events",
             "gauge",
-            "Durable events that the projection has not seen.",
+            "Durable events, or records of its topics, that the projection has not seen.",
         );
         for (app, status) in &statuses {
             page.value(&[("app", &***app), ("projection", &status.name)], status.serving.lag);
@@ -151,6 +151,22 @@ impl ControlPlane {
         Ok(json(StatusCode::OK, &json!({ "parked": keys, "next": next })))
     }
 
+    /// `GET …/parked/event?key=`: the event that stands first under a key, wherever it is kept.
+    pub(super) async fn parked_event(&self, app: &str, name: &str, parts: &Parts) -> Result<Reply, Problem> {
+        let given = parameters(parts.uri.query())?;
+        let [(parameter, key)] = &*given else {
+            return Err(BAD_QUERY.detail("`key` is to say which parked key, and nothing else is taken here"));
+        };
+        if parameter != "key" {
+            let detail = format!("there is no parameter `{}` here; there is key", shorten(parameter));
+            return Err(BAD_QUERY.detail(detail));
+        }
+        let app = self.open(app).await?;
+        let key = Text::from(&**key);
+        let event = projections(&app).await?.parked_event(&projection(name)?, &key).await.map_err(problem)?;
+        Ok(json(StatusCode::OK, &event.cloud_event(app.name())))
+    }
+
     pub(super) async fn retry_parked(
         &self,
         app: &str,
@@ -215,6 +231,7 @@ fn problem(error: ProjectionError) -> Problem {
         ProjectionError::Building(_) => REBUILD_IN_PROGRESS.detail(detail),
         ProjectionError::Function(_) => NOT_REBUILT.detail(detail),
         ProjectionError::NotFunction(_) => NOT_A_FUNCTION.detail(detail),
+        ProjectionError::Forgotten { .. } => RECORDS_GONE.detail(detail),
         ProjectionError::Parked { .. } => KEYS_PARKED.detail(detail),
         ProjectionError::NoPosition { end, .. } => POSITION_UNKNOWN.detail(detail).with("position", end.0),
         ProjectionError::NotRunning(_) => {

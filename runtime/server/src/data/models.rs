@@ -4,8 +4,8 @@ use super::freshness::Freshness;
 use super::query::parse_query;
 use super::{Call, DataPlane};
 use crate::http::problem::{
-    BAD_QUERY, NO_SUCH_ROW, PROJECTION_BEHIND, PROJECTION_PARKED, PROJECTION_UNAVAILABLE, Problem,
-    UNKNOWN_MODEL,
+    BAD_HEADER, BAD_QUERY, NO_SUCH_ROW, PROJECTION_BEHIND, PROJECTION_PARKED, PROJECTION_UNAVAILABLE,
+    Problem, UNKNOWN_MODEL,
 };
 use crate::http::reply::{EBB_LAG, EBB_PARKED, EBB_POSITION, Reply, json, number};
 use crate::http::target::{parameters, segment, shorten};
@@ -68,6 +68,7 @@ impl DataPlane {
         let Some(after) = asked.after else { return Ok(end) };
         let fresh = reader.be_fresh(after, asked.wait, asked.allow_parked).await;
         fresh.map(|()| end).map_err(|stale| match stale {
+            NotFresh::Direct { .. } => BAD_HEADER.detail(format!("`Ebb-After`: {stale}")),
             NotFresh::Unknown { wanted, end } => super::events::unknown_position(wanted, end),
             NotFresh::Behind(waited) => {
                 let problem = PROJECTION_BEHIND.detail(waited.to_string()).with("position", waited.mark.0);
@@ -81,10 +82,15 @@ impl DataPlane {
     }
 }
 
-fn freshness_headers(reader: &ModelReader, mark: Position, end: Position) -> [(HeaderName, HeaderValue); 3] {
+fn freshness_headers(reader: &ModelReader, mark: Position, end: Position) -> Vec<(HeaderName, HeaderValue)> {
+    let parked = (EBB_PARKED, number(reader.parked_count()));
+    if reader.is_direct() {
+        // Where it stands is no position of the log, and is not to be taken for one.
+        return vec![(EBB_LAG, number(reader.lag())), parked];
+    }
     // The mark may have passed what was the end when the request came.
     let lag = end.0.saturating_sub(mark.0);
-    [(EBB_POSITION, number(mark.0)), (EBB_LAG, number(lag)), (EBB_PARKED, number(reader.parked_count()))]
+    vec![(EBB_POSITION, number(mark.0)), (EBB_LAG, number(lag)), parked]
 }
 
 async fn reader(call: &Call<'_>, model: &str) -> Result<ModelReader, Problem> {

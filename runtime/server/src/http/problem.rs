@@ -123,6 +123,8 @@ catalogue! {
         "What it did can't be undone and done anew. `ebb seek` gives it events again.";
     NOT_A_FUNCTION = 409 "not_a_function", "A projection does not go on elsewhere",
         "Its rows are made of all events, from the first on; `ebb rebuild` makes them anew.";
+    RECORDS_GONE = 409 "records_gone", "A topic does not hold the records that rows are made of",
+        "Rows that come straight from a topic are made anew only while it holds what they began with. Leave the projection as it is, or declare one of another name, which begins with what the topic has.";
     KEYS_PARKED = 409 "keys_parked", "Keys are parked",
         "Retry or skip them first: `ebb parked`.";
     BODY_TOO_LARGE = 413 "body_too_large", "The body is larger than the limit",

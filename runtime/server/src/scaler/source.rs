@@ -29,8 +29,12 @@ impl NodeScaling {
         }
         let status = deployed.status();
         if let Some(found) = status.projections.iter().find(|status| function(status) == consumer) {
-            let partition = partition(found);
-            return Ok(Backlog { partitions: vec![partition], start: Start::Earliest });
+            let partitions = partitions(found).ok_or_else(|| {
+                ScalingError::Unreachable(format!(
+                    "the lag of `{consumer}` is not known: the broker has not said yet"
+                ))
+            })?;
+            return Ok(Backlog { partitions, start: Start::Earliest });
         }
         let deployment = deployed.deployment();
         let mut offered = deployment.offers.iter().flat_map(|offers| &offers.functions);
@@ -92,12 +96,12 @@ fn group_backlog(deployed: &DeployedApp, group: &str) -> Result<Backlog, Scaling
         let why = format!("the lag of group `{group}` is not known: the broker has not said yet");
         return Err(ScalingError::Unreachable(why));
     }
-    let partition = |lag: &PartitionLag| Partition {
-        begin: lag.end.saturating_sub(lag.lag),
-        end: lag.end,
-        committed: lag.committed.map(|committed| committed.max(lag.end.saturating_sub(lag.lag))),
-    };
-    Ok(Backlog { partitions: found.partitions.iter().map(partition).collect(), start: Start::Earliest })
+    Ok(Backlog { partitions: found.partitions.iter().map(topic_partition).collect(), start: Start::Earliest })
+}
+
+fn topic_partition(lag: &PartitionLag) -> Partition {
+    let begin = lag.end.saturating_sub(lag.lag);
+    Partition { begin, end: lag.end, committed: lag.committed.map(|committed| committed.max(begin)) }
 }
 
 /// As the list of functions names it.
@@ -109,10 +113,13 @@ fn function(status: &ProjectionStatus) -> String {
     }
 }
 
-/// What is being built has work to do as well, beside what serves.
-fn partition(status: &ProjectionStatus) -> Partition {
+/// What is being built has work to do as well, beside what serves. None: how much is left is not known.
+fn partitions(status: &ProjectionStatus) -> Option<Vec<Partition>> {
     let building = status.building.as_ref().filter(|building| building.lag > status.serving.lag);
     let version = building.unwrap_or(&status.serving);
+    if let Some(topics) = &version.topics {
+        return topics.partitions.as_ref().map(|left| left.iter().map(topic_partition).collect());
+    }
     let mark = version.mark.0;
-    Partition { begin: 0, end: mark.saturating_add(version.lag), committed: Some(mark) }
+    Some(vec![Partition { begin: 0, end: mark.saturating_add(version.lag), committed: Some(mark) }])
 }

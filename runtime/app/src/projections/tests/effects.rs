@@ -85,6 +85,7 @@ impl Office {
             spec: self.spec.clone(),
             module: ebb_domain::digest::Digest::of(module.as_bytes()),
             models: Vec::new(),
+            topics: Default::default(),
             effects: Some(effects),
         };
         self.functions.deploy(vec![deployment]).await.unwrap();

@@ -1,5 +1,6 @@
 //! The rules of projections, told as stories over fakes of the log, the rows and the module.
 
+mod direct;
 mod effects;
 mod failures;
 mod lanes;
@@ -67,7 +68,13 @@ impl Bank {
 
     fn deployment(&self, module: &str) -> ProjectionDeployment {
         let module = ebb_domain::digest::Digest::of(module.as_bytes());
-        ProjectionDeployment { spec: self.spec.clone(), module, models: vec![balances()], effects: None }
+        ProjectionDeployment {
+            spec: self.spec.clone(),
+            module,
+            models: vec![balances()],
+            topics: Default::default(),
+            effects: None,
+        }
     }
 
     async fn deploy(&self, module: &str) {

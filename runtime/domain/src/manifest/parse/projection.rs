@@ -37,7 +37,7 @@ impl<'a> Walk<'a> {
         let models = self.written_models(&section, claims);
         let everything = Source::Log { aggregates: BTreeSet::new(), types: BTreeSet::new() };
         let source = match section.get("source") {
-            Some(source) => self.source(&source),
+            Some(source) => self.source(&source, name.as_deref().unwrap_or_default()),
             None => Some(everything),
         };
         let batch =
@@ -155,15 +155,15 @@ impl<'a> Walk<'a> {
         }
     }
 
-    fn source(&mut self, field: &Field<'a>) -> Option<Source> {
+    fn source(&mut self, field: &Field<'a>, projection: &str) -> Option<Source> {
         let section = self.reader.section(field, keys::SOURCE)?;
-        Some(self.events_of(&section))
+        Some(self.events_of(&section, Some(projection)))
     }
 
-    /// Events of the log, or records of topics.
-    pub(super) fn events_of(&mut self, section: &Section<'a>) -> Source {
+    /// Events of the log, or records of topics, for this projection, or for a function.
+    pub(super) fn events_of(&mut self, section: &Section<'a>, projection: Option<&str>) -> Source {
         if let Some(topics) = section.get("topics") {
-            return Source::Topics(self.topic_source(section, &topics));
+            return Source::Topics(self.topic_source(section, &topics, projection));
         }
         for alone in ["group", "via"].iter().filter_map(|name| section.get(name)) {
             let message = format!("`{}` is about topics, and there are none", alone.key);

@@ -5,7 +5,7 @@ use super::{Walk, keys};
 use crate::limits::Limits;
 use crate::manifest::problem::{ProblemKind, short};
 use crate::manifest::reader::{Field, Section};
-use crate::manifest::{Batch, FunctionSpec, ProjectionSpec, Relay};
+use crate::manifest::{AggregateSpec, Batch, FunctionSpec, ProjectionSpec, Relay, Source, Trigger};
 use crate::name::{AggregateName, EventType, FunctionName, ProjectionName, TopicName};
 use crate::text::Text;
 use crate::topic::{
@@ -163,30 +163,44 @@ impl<'a> Walk<'a> {
         text.into()
     }
 
-    /// `source = { topics = […] }` of what follows events; `key_at` says what else stands there.
-    pub(super) fn topic_source(&mut self, section: &Section<'a>, field: &Field<'a>) -> TopicSource {
+    /// `source = { topics = […] }` of what follows events: of this projection, or of a function.
+    pub(super) fn topic_source(
+        &mut self,
+        section: &Section<'a>,
+        field: &Field<'a>,
+        projection: Option<&str>,
+    ) -> TopicSource {
         if let Some(aggregates) = section.get("aggregates") {
             let message = format!("`{}` has both topics and aggregates", section.key);
             let hint = "take one of them out: what follows both is two".to_owned();
             self.reader.refuse(&aggregates, message, Some(hint));
         }
         let topics = self.topics(field);
-        let group = self.group(section);
         let via = section.get("via").and_then(|f| match self.reader.text(&f, "log")? {
             "log" => Some(Via::Log),
-            "direct" => {
-                let message = format!("`{}`: records don't come straight in this version of Ebbtide", f.key);
-                let hint = "leave it out: by way of the app's log, each is taken once as well".to_owned();
-                self.reader.report(ProblemKind::Unavailable, f.at.clone(), f.key.clone(), message, hint);
+            "direct" if projection.is_none() => {
+                let message = "an event function takes records by way of the app's log".to_owned();
+                let hint = "leave `via` out; only rows can commit with where records came from".to_owned();
+                self.reader.refuse(&f, message, Some(hint));
                 None
             }
+            "direct" => Some(Via::Direct),
             other => {
                 let message = format!("\"{}\" is no way for records to come", short(other));
-                let hint = "write \"log\", by way of the app's log, or leave it out".to_owned();
+                let hint =
+                    "write \"log\", by way of the app's log, or \"direct\", or leave it out".to_owned();
                 self.reader.refuse(&f, message, Some(hint));
                 None
             }
         });
+        let via = via.unwrap_or_default();
+        let group = match (via, projection) {
+            // How far it has got is its own.
+            (Via::Direct, Some(projection)) if section.get("group").is_none() => {
+                format!("{}.{projection}", self.default_group).into()
+            }
+            _ => self.group(section),
+        };
         let mut types = BTreeSet::new();
         if let Some(listed) = section.get("types").and_then(|f| self.reader.texts(&f)) {
             for (element, text) in listed {
@@ -195,7 +209,7 @@ impl<'a> Walk<'a> {
                 );
             }
         }
-        TopicSource { topics, types, group, via: via.unwrap_or_default() }
+        TopicSource { topics, types, group, via }
     }
 
     /// `[aggregate.NAME] source`.
@@ -330,6 +344,83 @@ impl<'a> Walk<'a> {
             spec.max_message_bytes = most as u32;
         }
         Some(Relay::On(spec))
+    }
+
+    /// Who takes records straight shares its group with nobody, or what is told of one would be told of the other.
+    pub(super) fn one_group_each(
+        &mut self,
+        root: &Section<'a>,
+        aggregates: &BTreeMap<AggregateName, AggregateSpec>,
+        projections: &BTreeMap<ProjectionName, ProjectionSpec>,
+        functions: &BTreeMap<FunctionName, FunctionSpec>,
+    ) {
+        let of_source = |source: &Source| match source {
+            Source::Topics(source) => Some(source.group.clone()),
+            Source::Log { .. } => None,
+        };
+        let commands = aggregates.values().filter_map(|spec| {
+            Some((format!("aggregate.{}", spec.name), spec.source.as_ref()?.group.clone()))
+        });
+        let rows = projections
+            .values()
+            .filter_map(|spec| Some((format!("projection.{}", spec.name), of_source(&spec.source)?)));
+        let given = functions.values().filter_map(|spec| match &spec.trigger {
+            Trigger::Events(trigger) => {
+                Some((format!("function.{}", spec.name), of_source(&trigger.source)?))
+            }
+            Trigger::Http(_) => None,
+        });
+        let all: Vec<(String, Text)> = commands.chain(rows).chain(given).collect();
+        let direct = projections.values().filter(|spec| spec.source.is_direct());
+        for spec in direct {
+            let own = format!("projection.{}", spec.name);
+            let Some((_, group)) = all.iter().find(|(key, _)| *key == own) else { continue };
+            let Some((other, _)) = all.iter().find(|(key, other)| *key != own && other == group) else {
+                continue;
+            };
+            let table = root.get("projection").and_then(|field| field.value.as_table());
+            let field = table.and_then(|table| Section::root(table).get(&spec.name));
+            let Some(field) = field else { continue };
+            let message = format!(
+                "`{own}` takes records straight, under the group `{}`, which `{other}` consumes under as well",
+                short(group)
+            );
+            let hint = "give one of them another `group`, or leave it out".to_owned();
+            self.reader.report(ProblemKind::Clash, field.key_at, own, message, hint);
+        }
+    }
+
+    /// What comes straight is not remembered by its id.
+    pub(super) fn none_deduped_straight(
+        &mut self,
+        root: &Section<'a>,
+        projections: &BTreeMap<ProjectionName, ProjectionSpec>,
+        topics: &BTreeMap<TopicName, TopicSpec>,
+    ) {
+        for spec in projections.values() {
+            let Source::Topics(source) = &spec.source else { continue };
+            let deduped = source
+                .topics
+                .iter()
+                .filter(|topic| topics.get(*topic).is_some_and(|spec| spec.dedupe.is_some()));
+            for topic in deduped.filter(|_| source.via == Via::Direct) {
+                let table = root.get("topic").and_then(|field| field.value.as_table());
+                let Some(field) = table.and_then(|table| Section::root(table).get(topic)) else { continue };
+                let message = format!(
+                    "projection `{}` takes records of `{topic}` straight, and `dedupe` is for those that come by way of \
+                     the app's log",
+                    spec.name
+                );
+                let hint = "leave `dedupe` out, or `via = \"direct\"`".to_owned();
+                self.reader.report(
+                    ProblemKind::Clash,
+                    field.key_at,
+                    format!("topic.{}", field.key),
+                    message,
+                    hint,
+                );
+            }
+        }
     }
 
     /// Commands from topics are consumed under a name that must be theirs alone.

@@ -91,7 +91,7 @@ impl<'a> Walk<'a> {
 
     fn event_trigger(&mut self, field: &Field<'a>) -> Option<EventTrigger> {
         let section = self.reader.section(field, keys::EVENTS)?;
-        let source = self.events_of(&section);
+        let source = self.events_of(&section, None);
         let from = section.get("from").and_then(|f| self.beginning(&f)).unwrap_or_default();
         let batch = match section.get("batch") {
             Some(batch) => self.batch(&batch, EventTrigger::DEFAULT_BATCH),
