@@ -5,7 +5,7 @@ use crate::binary::{Finished, command, run};
 use crate::client::{Client, Reply};
 use http::Method;
 use std::ffi::OsStr;
-use std::fs::{File, OpenOptions};
+use std::fs::OpenOptions;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -361,7 +361,7 @@ impl Drop for Node {
 
 #[expect(clippy::print_stderr, reason = "shown by the test harness, for a test that fails")]
 pub(crate) fn show_end_of(path: &Path) {
-    let text = File::open(path).and_then(std::io::read_to_string).unwrap_or_default();
+    let text = String::from_utf8_lossy(&std::fs::read(path).unwrap_or_default()).into_owned();
     let lines: Vec<&str> = text.lines().collect();
     let from = lines.len().saturating_sub(SHOWN_LINES);
     eprintln!("--- {} ({} lines)", path.display(), lines.len());

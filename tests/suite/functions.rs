@@ -1,7 +1,7 @@
 //! HTTP functions: routes, what a guest is told, streams both ways, and what becomes of those who misbehave.
 
 use crate::raw;
-use ebb_tests::{App, Client, Node, Reply, eventually, examples, guest};
+use ebb_tests::{App, Client, Node, Reply, eventually, examples, guest, within};
 use http::Method;
 use std::time::{Duration, Instant};
 
@@ -286,6 +286,7 @@ async fn what_goes_wrong_after_the_headers_never_looks_like_the_end() {
         "/do/spin-later",
         "/do/never",
         "/do/unfinished",
+        "/do/forget-body",
         "/do/promise?n=20",
         "/new/trap-later",
         "/new/spin-later",
@@ -321,6 +322,23 @@ async fn a_guest_does_not_frame_messages() {
     let many = node.data.get("/do/many-headers?n=80").await;
     assert_eq!((many.status, many.header("x-79")), (200, Some("value")));
     node.data.get("/do/many-headers?n=50000").await.problem(500, "module_trapped");
+}
+
+#[tokio::test]
+async fn who_reads_nothing_of_what_is_sent_is_hung_up_on() {
+    let node = Node::builder().settings("[limits]\nheader-timeout = \"1s\"\n").start().await;
+    node.deploy(&app()).await;
+    let mut call = raw::Call::open(&node).await;
+    call.send(&format!("GET /large/big?n={} HTTP/1.1\r\nhost: a\r\n\r\n", 60 << 20)).await;
+    let open = async || {
+        let page = node.control.get("/metrics").await;
+        let page = String::from_utf8_lossy(&page.body).into_owned();
+        page.lines().any(|line| line == "http_server_active_connections 1").then_some(())
+    };
+    eventually("it is open", open).await;
+    // Well before the call's own time is up.
+    within(Duration::from_secs(10), "it is closed", async || open().await.is_none().then_some(())).await;
+    assert!(node.data.get("/hello/world").await.status == 200);
 }
 
 #[tokio::test]

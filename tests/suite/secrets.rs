@@ -86,6 +86,9 @@ async fn a_secret_that_is_gone_after_a_restart_is_said_aloud_and_the_app_serves(
     assert_eq!(environment(&node.app("shop"), "/knows").await, json!([["PLAIN", "x"]]));
     let log = std::fs::read_to_string(node.log_path()).unwrap();
     assert!(log.contains("has to do without its secret") && log.contains("API_KEY"), "{log}");
+    // Whoever deploys it again, be it by going back, is told.
+    let back = node.control.post("/apps/shop/rollback", &json!({ "to": 1 })).await;
+    assert!(back.problem(422, "manifest_invalid")["problems"].to_string().contains("API_KEY"));
 }
 
 /// Whether a file below a folder has these bytes in it.

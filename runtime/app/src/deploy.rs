@@ -62,7 +62,7 @@ pub struct Offers {
     pub hosts: Vec<String>,
     /// Its functions: aggregates, HTTP functions, projections.
     pub functions: Vec<OfferedFunction>,
-    /// Some keep instances ready (`warm`), so that the app is open from the start and stays open.
+    /// Some keep instances ready (`warm`), or consume topics, so that the app is open from the start and stays open.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub keeps_ready: bool,
     /// Pages of other origins may read what it answers, refusals included (`app.cors`).

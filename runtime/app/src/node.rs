@@ -13,7 +13,7 @@ pub use deployed::{AppState, AppStatus, DeployedApp, NotServed};
 
 use crate::app::{App, Opened};
 use crate::bundle::{Bundle, normalise};
-use crate::deploy::{self, DeployError, Deployment, Release, SYSTEM};
+use crate::deploy::{self, Checked, DeployError, Deployment, Release, SYSTEM};
 use ebb_domain::commit::{CommandId, Expected, NewCommit, Outcome};
 use ebb_domain::digest::Digest;
 use ebb_domain::event::{JSON, NewEvent, Position, Revision, StoredEvent};
@@ -255,10 +255,15 @@ impl Node {
     /// # Errors
     /// Everything that is wrong with it.
     pub async fn check(&self, bundle: &Bundle) -> Result<Manifest, DeployError> {
+        self.checked(bundle).await.map(|checked| checked.manifest)
+    }
+
+    /// All that can be said against a bundle without looking at what else is deployed.
+    async fn checked(&self, bundle: &Bundle) -> Result<Checked, DeployError> {
         let checked = deploy::check(&self.deps.engine, bundle).await?;
         deploy::check_secrets(&*self.deps.secrets, &checked.manifest)?;
         deploy::check_kafka(&checked.manifest, self.deps.bus.is_some())?;
-        Ok(checked.manifest)
+        Ok(checked)
     }
 
     /// Deploys a bundle: checks everything, compiles, keeps the files, commits, swaps. `guard` is the number of the
@@ -273,9 +278,7 @@ impl Node {
         guard: Option<u64>,
         actor: &str,
     ) -> Result<Deployment, DeployError> {
-        let checked = deploy::check(&self.deps.engine, &bundle).await?;
-        deploy::check_secrets(&*self.deps.secrets, &checked.manifest)?;
-        deploy::check_kafka(&checked.manifest, self.deps.bus.is_some())?;
+        let checked = self.checked(&bundle).await?;
         drop(bundle);
         self.check_names(app, &checked.manifest)?;
         let storage = self.deps.storage.clone();
@@ -343,11 +346,11 @@ impl Node {
         let Some(earlier) = earlier else {
             return Err(DeployError::NotFound(format!("app `{app}` has no deployment {to}")));
         };
-        // Checked again: this engine may not be the one that accepted it.
+        // Checked again: neither the engine nor the node's settings may be those that accepted it.
         let (storage, kept) = (self.deps.storage.clone(), earlier.clone());
         let bundle = tokio::task::spawn_blocking(move || deploy::bundle(&storage, &kept)).await;
         let bundle = bundle.map_err(|error| DeployError::Unavailable(error.to_string()))??;
-        let checked = deploy::check(&self.deps.engine, &bundle).await?;
+        let checked = self.checked(&bundle).await?;
         self.check_names(app, &checked.manifest)?;
         let release = Release::kept(&self.deps.storage, checked, &earlier.files);
         let deployment = Deployment {

@@ -69,7 +69,7 @@ pub struct EdgeLimits {
     pub connections: usize,
     /// `live`: live event streams; one more is answered 503.
     pub live: usize,
-    /// `header-timeout`: how long a connection may be idle, and a request's head may take.
+    /// `header-timeout`: how long a connection may be idle, a request's head may take, and what was sent may be left unread.
     pub header_timeout: Duration,
     /// `body-timeout`: how long a request's body may take.
     pub body_timeout: Duration,

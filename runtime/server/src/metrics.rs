@@ -178,6 +178,14 @@ impl Metrics {
         self.in_flight.as_ref().map(|in_flight| in_flight.enter(app, &function()))
     }
 
+    /// Forgets an app that was removed.
+    pub(crate) fn forget(&self, app: &str) {
+        self.commands.write().remove(app);
+        if let Some(in_flight) = &self.in_flight {
+            in_flight.0.write().remove(app);
+        }
+    }
+
     /// How many there are now, of a function or of the whole app.
     pub(crate) fn in_flight(&self, app: &str, function: Option<&str>) -> u64 {
         self.in_flight.as_ref().map_or(0, |in_flight| in_flight.count(app, function))

@@ -200,3 +200,42 @@ fn a_column_has_one_type() {
 fn other_rows_than_expected_are_shown_side_by_side() {
     project::<Rich>([("account-1", Happened::Frozen)]).then_rows("rich", json!({}));
 }
+
+fn deposit(amount: u64, revision: u64) -> ebbtide::commands::Command {
+    use ebbtide::commands::Precondition;
+    ebbtide::commands::Command::new("account", "ann", "Deposit")
+        .data(json!({ "amount": amount }))
+        .idempotency_key("key")
+        .only_if(Precondition::Revision(revision))
+}
+
+#[test]
+fn what_expects_another_revision_is_still_the_same_command_and_a_bad_key_is_none() {
+    let app = ebbtide::test::App::new()
+        .aggregate::<Account>("account")
+        .events([("account-ann", Happened::Deposited { cents: 1 })]);
+    app.run(|| {
+        assert!(!deposit(5, 0).send().unwrap().replayed);
+        assert!(deposit(5, 1).send().unwrap().replayed, "asked again, and told the same");
+        assert_eq!(deposit(6, 1).send().unwrap_err().code, "key_reused");
+        assert_eq!(deposit(5, u64::MAX).idempotency_key("k").send().unwrap_err().code, "revision_conflict");
+        assert_eq!(deposit(5, 1).idempotency_key("two words").send().unwrap_err().code, "bad_header");
+    });
+}
+
+#[test]
+fn what_fails_may_depend_on_what_was_sent() {
+    use ebbtide::commands::{Error, ErrorKind};
+    let app = ebbtide::test::App::new().aggregate::<Account>("account");
+    let sent = app.clone();
+    let app = app.fault(move |_| (sent.sent().len() == 2).then(|| Error::of(ErrorKind::Busy, "throttled")));
+    app.run(|| {
+        let send = |key: &str| {
+            let data = json!({ "amount": 1 });
+            ebbtide::commands::Command::new("account", key, "Deposit").data(data).send()
+        };
+        assert!(send("a").is_ok());
+        assert_eq!(send("b").unwrap_err().code, "throttled");
+        assert!(send("c").is_ok());
+    });
+}

@@ -398,6 +398,9 @@ pub trait ProjectionModule: Send + Sync + 'static {
     }
 }
 
+/// How headers are called in which an HTTP function is told its route's parameters: this, and the parameter's name.
+pub const PARAMETER_HEADER: &str = "ebb-param-";
+
 /// A body as it streams: data, and perhaps trailers at its end.
 pub type HttpBody = http_body_util::combinators::UnsyncBoxBody<Bytes, BodyError>;
 

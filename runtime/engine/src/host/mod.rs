@@ -19,7 +19,7 @@ use ebb_domain::time::Timestamp;
 use output::Output;
 use std::sync::Arc;
 use std::time::Duration;
-use stdio::{Answer, Stdio};
+use stdio::{Stdio, Stdout};
 use wasi::Random;
 use wasmtime::component::{Linker, ResourceTable};
 use wasmtime::{Engine, ResourceLimiter, Result, Store, StoreContextMut, UpdateDeadline};
@@ -156,7 +156,7 @@ impl State {
     }
 
     /// Makes the guest a program that finds `input` on stdin; gives what it will write to stdout.
-    pub(crate) fn connect(&mut self, input: Bytes) -> Answer {
+    pub(crate) fn connect(&mut self, input: Bytes) -> Stdout {
         self.stdio.insert(Stdio::new(input)).answer()
     }
 

@@ -8,6 +8,7 @@
 use super::output::{Output, Stream};
 use super::stdio::{Exited, Stdio};
 use super::wasi::refused;
+use ebb_domain::limits::cap::GUEST_OUTPUT_BYTES;
 use std::ops::Range;
 use std::time::Duration;
 use wasmtime::{Caller, Engine, Extern, FuncType, Linker, Memory, Result, Val, ValType};
@@ -234,10 +235,17 @@ fn buffer<W: World>(guest: &mut Guest<'_, W>, buffers: u32, index: u32) -> Outco
     Ok((word(&pair[..4]), word(&pair[4..]) as usize))
 }
 
+/// Items of a list that one call takes: POSIX's `IOV_MAX`. A guest may name the same bytes again and again, and until the
+/// call is done nobody can end it.
+const LISTED: u32 = 1024;
+
 /// Fills the first buffer that has room: who wants more asks again.
 fn fd_read<W: World>(guest: &mut Guest<'_, W>, fd: u32, buffers: u32, count: u32, at: u32) -> Outcome<()> {
     if fd != 0 {
         return Err(BADF);
+    }
+    if count > LISTED {
+        return Err(INVAL);
     }
     let mut got = 0;
     for index in 0..count {
@@ -253,11 +261,15 @@ fn fd_read<W: World>(guest: &mut Guest<'_, W>, fd: u32, buffers: u32, count: u32
     write(guest, at, &got.to_le_bytes())
 }
 
+/// Takes so much at once as a program may write at all: who has more writes again.
 fn fd_write<W: World>(guest: &mut Guest<'_, W>, fd: u32, buffers: u32, count: u32, at: u32) -> Result<i32> {
     if fd != 1 && fd != 2 {
         return Ok(BADF);
     }
-    let mut written = 0_u32;
+    if count > LISTED {
+        return Ok(INVAL);
+    }
+    let mut left = GUEST_OUTPUT_BYTES;
     for index in 0..count {
         let place = buffer(guest, buffers, index).and_then(|place| Ok((memory(guest)?, place)));
         let (memory, (from, length)) = match place {
@@ -265,13 +277,18 @@ fn fd_write<W: World>(guest: &mut Guest<'_, W>, fd: u32, buffers: u32, count: u3
             Err(errno) => return Ok(errno),
         };
         let (data, state) = memory.data_and_store_mut(&mut *guest);
+        let length = length.min(left);
         let Some(bytes) = data.get(range(from, length)) else { return Ok(FAULT) };
         match state.stdio() {
             Some(stdio) if fd == 1 => stdio.answer().extend(bytes)?,
             _ => state.output().write(Stream::Stderr, bytes),
         }
-        written = written.saturating_add(length as u32);
+        left -= length;
+        if left == 0 {
+            break;
+        }
     }
+    let written = (GUEST_OUTPUT_BYTES - left) as u32;
     Ok(write(guest, at, &written.to_le_bytes()).errno())
 }
 
@@ -338,7 +355,7 @@ async fn poll<W: World>(
     count: u32,
     at: u32,
 ) -> Result<i32> {
-    if count == 0 {
+    if count == 0 || count > LISTED {
         return Ok(INVAL);
     }
     let shortest = match shortest_wait(guest, subscriptions, count) {

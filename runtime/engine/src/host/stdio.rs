@@ -47,7 +47,7 @@ pub(crate) fn ended_badly(words: Option<String>) -> CallError {
 #[derive(Clone, Default)]
 pub(crate) struct Stdio {
     input: Input,
-    answer: Answer,
+    answer: Stdout,
 }
 
 impl Stdio {
@@ -71,7 +71,7 @@ impl Stdio {
         self.input.clone()
     }
 
-    pub(crate) fn answer(&self) -> Answer {
+    pub(crate) fn answer(&self) -> Stdout {
         self.answer.clone()
     }
 }
@@ -132,9 +132,9 @@ impl StdinStream for Input {
 
 /// What a program has written to stdout, at most [`GUEST_OUTPUT_BYTES`].
 #[derive(Clone, Default)]
-pub(crate) struct Answer(Arc<Mutex<Vec<u8>>>);
+pub(crate) struct Stdout(Arc<Mutex<Vec<u8>>>);
 
-impl Answer {
+impl Stdout {
     pub(crate) fn take(&self) -> Vec<u8> {
         mem::take(&mut *self.0.lock())
     }
@@ -150,12 +150,12 @@ impl Answer {
 }
 
 #[wasmtime_wasi::async_trait]
-impl Pollable for Answer {
+impl Pollable for Stdout {
     async fn ready(&mut self) {}
 }
 
 #[wasmtime_wasi::async_trait]
-impl OutputStream for Answer {
+impl OutputStream for Stdout {
     fn write(&mut self, bytes: Bytes) -> StreamResult<()> {
         self.extend(&bytes).map_err(|error| StreamError::Trap(error.into()))
     }
@@ -169,7 +169,7 @@ impl OutputStream for Answer {
     }
 }
 
-impl AsyncWrite for Answer {
+impl AsyncWrite for Stdout {
     fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<std::io::Result<usize>> {
         let written = self.extend(bytes).map_err(std::io::Error::other);
         Poll::Ready(written.map(|()| bytes.len()))
@@ -184,13 +184,13 @@ impl AsyncWrite for Answer {
     }
 }
 
-impl IsTerminal for Answer {
+impl IsTerminal for Stdout {
     fn is_terminal(&self) -> bool {
         false
     }
 }
 
-impl StdoutStream for Answer {
+impl StdoutStream for Stdout {
     fn async_stream(&self) -> Box<dyn AsyncWrite + Send + Sync> {
         Box::new(self.clone())
     }

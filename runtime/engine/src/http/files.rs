@@ -7,7 +7,6 @@
 use super::state::State;
 use super::tmp::{Handle, Opening, Stat, Tmp};
 use bytes::Bytes;
-use std::collections::VecDeque;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use wasmtime::component::{HasData, Linker, Resource, ResourceTable};
 use wasmtime_wasi::p2::bindings::clocks::wall_clock::Datetime;
@@ -47,8 +46,12 @@ pub(super) fn add_to_linker(linker: &mut Linker<State>) -> wasmtime::Result<()> 
     Ok(())
 }
 
-/// The entries of a folder that were not read yet.
-struct Entries(VecDeque<DirectoryEntry>);
+/// A folder that is being listed, and the name that was read last: a copy of all of them would be memory that nobody
+/// counts.
+struct Entries {
+    folder: Handle,
+    last: Option<String>,
+}
 
 impl Files<'_> {
     fn push(&mut self, handle: Handle) -> FsResult<Resource<Descriptor>> {
@@ -167,9 +170,11 @@ impl types::HostDescriptor for Files<'_> {
         &mut self,
         folder: Resource<Descriptor>,
     ) -> FsResult<Resource<DirectoryEntryStream>> {
-        let listed = self.handle(&folder)?.list()?.into_iter();
-        let entries = listed.map(|(name, is_folder)| DirectoryEntry { type_: kind(is_folder), name });
-        let ours = self.table.push(Entries(entries.collect())).map_err(FsError::trap)?;
+        let folder = self.handle(&folder)?.clone();
+        if !folder.stat()?.is_folder {
+            return Err(ErrorCode::NotDirectory.into());
+        }
+        let ours = self.table.push(Entries { folder, last: None }).map_err(FsError::trap)?;
         Ok(Resource::new_own(ours.rep()))
     }
 
@@ -308,7 +313,12 @@ impl types::HostDirectoryEntryStream for Files<'_> {
         stream: Resource<DirectoryEntryStream>,
     ) -> FsResult<Option<DirectoryEntry>> {
         let ours = Resource::<Entries>::new_borrow(stream.rep());
-        Ok(self.table.get_mut(&ours).map_err(FsError::trap)?.0.pop_front())
+        let entries = self.table.get_mut(&ours).map_err(FsError::trap)?;
+        let Some((name, is_folder)) = entries.folder.next_name(entries.last.as_deref())? else {
+            return Ok(None);
+        };
+        entries.last = Some(name.clone());
+        Ok(Some(DirectoryEntry { type_: kind(is_folder), name }))
     }
 
     fn drop(&mut self, stream: Resource<DirectoryEntryStream>) -> wasmtime::Result<()> {

@@ -33,7 +33,7 @@ use ebb_domain::port::guest::{CallError, HttpBody, HttpCall, HttpFunction};
 use ebb_domain::trace::Trace;
 use futures_channel::oneshot;
 use http::{HeaderMap, HeaderName, HeaderValue};
-use http_body_util::{BodyExt as _, Full};
+use http_body_util::BodyExt as _;
 use own_app::Calling;
 use parking_lot::Mutex;
 use std::pin::pin;
@@ -44,9 +44,10 @@ use wasmtime::{AsContextMut as _, Func as CoreFunc, PoolConcurrencyLimitError, S
 use wasmtime_wasi_http::WasiHttpView as _;
 use wasmtime_wasi_http::handler::{Prepared, Proxy};
 use wasmtime_wasi_http::p2::bindings::http::types::Scheme;
+use wasmtime_wasi_http::p2::body::HostOutgoingBody;
 
 /// A response as the guest gave it, or why there is none.
-type Answer = Result<http::Response<wasmtime_wasi_http::WasiBody>, wasmtime::Error>;
+type Answered = Result<http::Response<wasmtime_wasi_http::WasiBody>, wasmtime::Error>;
 
 /// A deployed HTTP function.
 pub(crate) struct Http {
@@ -130,12 +131,11 @@ async fn run(
     tab: &Tab,
     call: HttpCall,
     max_response: u64,
-    sender: oneshot::Sender<Answer>,
+    sender: oneshot::Sender<Answered>,
 ) -> Result<(), CallError> {
     let response = program::answer(pool, tab, call.request, max_response).await?;
     // Nobody to hear it: the call is about to be ended.
-    let _ =
-        sender.send(Ok(response.map(|body| Full::new(body).map_err(|never| match never {}).boxed_unsync())));
+    let _ = sender.send(Ok(response.map(|body| body.map_err(|never| match never {}).boxed_unsync())));
     Ok(())
 }
 
@@ -144,7 +144,7 @@ async fn drive(
     pool: &Arc<InstancePool<HttpInstance>>,
     tab: &Tab,
     call: HttpCall,
-    sender: oneshot::Sender<Answer>,
+    sender: oneshot::Sender<Answered>,
     ending: &Arc<Ending>,
 ) -> Result<(), CallError> {
     let mut lease = pool.take(tab).await?;
@@ -227,7 +227,7 @@ impl HttpInstance {
         work: Work<'_>,
         call: HttpCall,
         place: Option<Arc<NodePlace>>,
-        sender: oneshot::Sender<Answer>,
+        sender: oneshot::Sender<Answered>,
         ending: &Ending,
     ) -> Result<(), CallError> {
         self.calls = self.calls.saturating_add(1);
@@ -255,10 +255,13 @@ impl HttpInstance {
                         let _ = sender.send(response.map_err(Into::into));
                     }
                 })?;
-                guest.wasi_http_incoming_handler().call_handle(store, request, out).await?;
-                match sender.lock().take() {
-                    Some(_) => Err(no_response().into()),
-                    None => Ok(()),
+                guest.wasi_http_incoming_handler().call_handle(&mut *store, request, out).await?;
+                if sender.lock().take().is_some() {
+                    return Err(no_response().into());
+                }
+                match forgot_a_body(store) {
+                    true => Err(unfinished_body().into()),
+                    false => Ok(()),
                 }
             }
             Proxy::P3(_) => {
@@ -321,6 +324,16 @@ fn wrong_kind() -> wasmtime::Error {
 /// A call whose guest came back and had not answered.
 fn no_response() -> CallError {
     CallError::Trapped("it ended without a response".into())
+}
+
+/// Whether the guest kept a body that it had begun to send. Nobody will ever finish it, and who takes the body apart can't
+/// tell its end from that of the instance.
+fn forgot_a_body(store: &mut Store<State>) -> bool {
+    store.data_mut().http().table.iter_mut().any(|entry| entry.is::<HostOutgoingBody>())
+}
+
+fn unfinished_body() -> CallError {
+    CallError::Trapped("it ended and had not finished a body".into())
 }
 
 /// What is left once the response is there: its body, whose bytes pass through the guest's own tasks, and whatever

@@ -9,23 +9,27 @@ use crate::usage::{Tab, Work};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
-use ebb_domain::port::guest::{BodyError, CallError, HttpBody};
+use ebb_domain::port::guest::{BodyError, CallError, HttpBody, PARAMETER_HEADER};
 use ebb_domain::text::base64;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HOST};
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
-use http_body_util::BodyExt as _;
+use http_body::{Body, Frame, SizeHint};
+use http_body_util::{BodyExt as _, Full};
 use percent_encoding::percent_decode_str;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::fmt::Display;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use wasmtime_wasi_http::DEFAULT_FORBIDDEN_HEADERS;
 
-/// Headers in which the platform says what a route's parameters are.
-const PARAMETER: &str = "ebb-param-";
+/// Names and values of a response's headers together: 128 KiB, as components may have.
+const MAX_HEADERS: usize = 128 << 10;
 
 /// A request, as the program reads it.
 #[derive(Serialize)]
@@ -73,12 +77,14 @@ impl<'a> Answer<'a> for Responded<'a> {
 }
 
 /// One request, by one run.
+///
+/// Its response counts as memory of the node until it was sent.
 pub(super) async fn answer(
     pool: &Arc<InstancePool<HttpInstance>>,
     tab: &Tab,
     request: http::Request<HttpBody>,
     max_response: u64,
-) -> Result<http::Response<Bytes>, CallError> {
+) -> Result<http::Response<Charged>, CallError> {
     let function = pool.function();
     let mut memory = Charge::new(function.node.budget.clone());
     let (parts, body) = request.into_parts();
@@ -94,7 +100,36 @@ pub(super) async fn answer(
         let message = format!("a response body of more than {max_response} bytes");
         return Err(CallError::OutputTooLarge(message));
     }
-    Ok(response)
+    let held = memory.bytes();
+    memory.grow(response.body().len() as u64)?;
+    memory.shrink(held);
+    Ok(response.map(|body| Charged { body: Full::new(body), _memory: memory }))
+}
+
+/// A response's body, and the memory that it takes.
+pub(super) struct Charged {
+    body: Full<Bytes>,
+    _memory: Charge,
+}
+
+impl Body for Charged {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        Pin::new(&mut self.body).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
 }
 
 /// All of a body, no more than would fit into the program's memory.
@@ -139,7 +174,7 @@ fn input(parts: &Parts, body: &[u8]) -> Bytes {
 /// The route's parameters, decoded once.
 fn parameters(headers: &HeaderMap) -> BTreeMap<&str, String> {
     let parameter = |(name, value): (_, &HeaderValue)| {
-        let name = HeaderName::as_str(name).strip_prefix(PARAMETER)?;
+        let name = HeaderName::as_str(name).strip_prefix(PARAMETER_HEADER)?;
         let value = String::from_utf8_lossy(value.as_bytes());
         Some((name, percent_decode_str(&value).decode_utf8_lossy().into_owned()))
     };
@@ -148,7 +183,7 @@ fn parameters(headers: &HeaderMap) -> BTreeMap<&str, String> {
 
 /// All others; what was sent several times as one, as it may be (RFC 9110, section 5.3).
 fn headers(headers: &HeaderMap) -> BTreeMap<&str, String> {
-    let others = headers.keys().map(HeaderName::as_str).filter(|name| !name.starts_with(PARAMETER));
+    let others = headers.keys().map(HeaderName::as_str).filter(|name| !name.starts_with(PARAMETER_HEADER));
     let joined = |name| {
         let separator = if name == "cookie" { "; " } else { ", " };
         let values = headers.get_all(name).iter().map(|value| String::from_utf8_lossy(value.as_bytes()));
@@ -187,6 +222,7 @@ pub(crate) fn response(written: &[u8]) -> Result<http::Response<Bytes>, CallErro
     if let Some(content_type) = content_type {
         response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     }
+    let mut left = MAX_HEADERS;
     for (name, values) in answer.headers {
         let unusable = |problem: &dyn Display| refused(&format_args!("the header `{name}` {problem}"));
         let header = HeaderName::from_bytes(name.as_bytes()).map_err(|_| unusable(&"is no header's name"))?;
@@ -201,7 +237,11 @@ pub(crate) fn response(written: &[u8]) -> Result<http::Response<Bytes>, CallErro
         for value in values {
             let value =
                 HeaderValue::from_str(&value).map_err(|_| unusable(&"has a value that none can have"))?;
-            response.headers_mut().append(header.clone(), value);
+            // A header map has room for 32,768, whatever their length.
+            let most =
+                || refused(&format_args!("its headers have more than {MAX_HEADERS} bytes, or are too many"));
+            left = left.checked_sub(header.as_str().len() + value.len()).ok_or_else(most)?;
+            response.headers_mut().try_append(header.clone(), value).map_err(|_| most())?;
         }
     }
     Ok(response)
@@ -249,6 +289,20 @@ mod tests {
             headers,
             [header("location", "/"), header("set-cookie", "a=1"), header("set-cookie", "b=2")]
         );
+    }
+
+    #[test]
+    fn headers_are_bounded_in_number_and_in_bytes() {
+        let headers = |count: usize, value: &str| {
+            let headers: Vec<_> = (0..count).map(|at| format!(r#""h{at:05}": "{value}""#)).collect();
+            response(format!(r#"{{"headers": {{{}}}}}"#, headers.join(", ")).as_bytes())
+        };
+        assert_eq!(headers(1000, &"x".repeat(100)).unwrap().headers().len(), 1000);
+        for (count, value) in [(30_000, ""), (40_000, ""), (2, &*"x".repeat(MAX_HEADERS / 2))] {
+            let refused = headers(count, value).err().map(|error| error.to_string());
+            let named = refused.as_ref().is_some_and(|error| error.contains("131072 bytes"));
+            assert!(named, "{count}: {:?}", refused.map(|error| error.len()));
+        }
     }
 
     #[test]

@@ -4,6 +4,7 @@
 use crate::budget::Charge;
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, HashMap};
+use std::ops::Bound;
 use std::sync::Arc;
 use std::time::SystemTime;
 use wasmtime_wasi::p2::bindings::filesystem::types::ErrorCode;
@@ -411,11 +412,13 @@ impl Handle {
         Ok(())
     }
 
-    /// Names of a folder, and which of them are folders.
-    pub(super) fn list(&self) -> Result<Vec<(String, bool)>> {
+    /// The name in a folder that comes next after this one, and whether it is a folder's.
+    pub(super) fn next_name(&self, after: Option<&str>) -> Result<Option<(String, bool)>> {
         let mut tree = self.tmp.0.lock();
-        let names: Vec<_> = tree.folder(self.id)?.iter().map(|(name, id)| (name.clone(), *id)).collect();
-        Ok(names.into_iter().map(|(name, id)| (name, tree.is_folder(id))).collect())
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let next = tree.folder(self.id)?.range::<str, _>((from, Bound::Unbounded)).next();
+        let next = next.map(|(name, id)| (name.clone(), *id));
+        Ok(next.map(|(name, id)| (name, tree.is_folder(id))))
     }
 
     /// Bytes from a place on, `most` at most; none at the end.

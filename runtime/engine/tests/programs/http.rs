@@ -42,7 +42,7 @@ const NO_GRANTS: ModuleKind =
     ModuleKind::Http(Grants { outbound_http: false, commands: false, models: false, tmp: false });
 
 impl Bench {
-    async fn http(&self, wasm: Bytes) -> Arc<dyn HttpFunction> {
+    pub(super) async fn http(&self, wasm: Bytes) -> Arc<dyn HttpFunction> {
         let module = self.engine.compile(wasm, NO_GRANTS).await.unwrap();
         let mut capabilities = Capabilities::default();
         capabilities.env.insert(Variable::new("GREETING").unwrap(), "hi".into());
@@ -53,7 +53,10 @@ impl Bench {
     }
 }
 
-async fn call(function: &Arc<dyn HttpFunction>, body: Vec<u8>) -> Result<(StatusCode, Bytes), CallError> {
+pub(super) async fn call(
+    function: &Arc<dyn HttpFunction>,
+    body: Vec<u8>,
+) -> Result<(StatusCode, Bytes), CallError> {
     let body = Full::new(Bytes::from(body)).map_err(|never| match never {}).boxed_unsync();
     let request = Request::post("http://a.example/notes/7?x=1").header("ebb-param-id", "7").body(body);
     let call = HttpCall { request: request.unwrap(), app: Arc::new(NoApp) };

@@ -169,6 +169,35 @@ fn said(result: Result<impl std::fmt::Debug, CallError>) -> String {
 }
 
 #[tokio::test]
+async fn one_call_of_the_host_takes_so_much_and_no_more() {
+    let bench = bench();
+    // A thousand times the same 64 KiB would be 64 MiB; a list of more is refused whole.
+    let many = |count: u32| {
+        let body = format!(
+            r#"(local $at i32) (local $errno i32)
+            (local.set $at (i32.const 131072))
+            (loop $more
+                (i32.store (local.get $at) (i32.const 65536))
+                (i32.store (i32.add (local.get $at) (i32.const 4)) (i32.const 65536))
+                (local.set $at (i32.add (local.get $at) (i32.const 8)))
+                (br_if $more (i32.lt_u (local.get $at) (i32.const {end}))))
+            (i32.store (i32.const 8) (i32.const 0))
+            (local.set $errno (call $fd_write (i32.const 2) (i32.const 131072) (i32.const {count}) (i32.const 8)))
+            (i32.store8 (i32.const 1034) (i32.add (i32.const 65) (local.get $errno)))
+            (i32.store8 (i32.const 1035) (i32.add (i32.const 65) (i32.div_u (i32.load (i32.const 8)) (i32.const 1048576))))
+            (call $write (i32.const 1) (i32.const 1024) (global.get $length))"#,
+            end = 131_072 + count * 8,
+        );
+        program(r#"{"body": "--"}"#, &body)
+    };
+    for (count, said) in [(1, "AA"), (1024, "AI"), (1025, "]A")] {
+        let function = bench.http(many(count)).await;
+        let (_, body) = http::call(&function, Vec::new()).await.unwrap();
+        assert_eq!(body, said, "errno and MiB written, of {count}");
+    }
+}
+
+#[tokio::test]
 async fn a_program_decides_events_with_data_as_it_wrote_it() {
     let decision = decided(r#"{"events": [{"type": "Counted", "data": {"by":  1.50}}]}"#).await.unwrap();
     let Decision::Events(events) = decision else { panic!("{decision:?}") };

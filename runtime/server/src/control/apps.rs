@@ -118,10 +118,15 @@ impl ControlPlane {
             }
         }
         let guard = guard(&parts.headers)?;
-        let node = self.node.clone();
-        to_the_end(async move { node.remove(&app, purge, guard, &actor).await })
-            .await?
-            .map_err(deploy_problem)?;
+        let (node, metrics) = (self.node.clone(), self.metrics.clone());
+        let removed = to_the_end(async move {
+            let removed = node.remove(&app, purge, guard, &actor).await;
+            if removed.is_ok() {
+                metrics.forget(&app);
+            }
+            removed
+        });
+        removed.await?.map_err(deploy_problem)?;
         Ok(empty(StatusCode::NO_CONTENT))
     }
 

@@ -16,7 +16,7 @@ use ebb_app::app::App;
 use ebb_app::functions::{HttpEndpoint, Routed};
 use ebb_app::own_app::{CalledApp, Cause};
 use ebb_domain::manifest::function::{HttpMethod, Taken};
-use ebb_domain::port::guest::{BodyError, CallError, HttpBody, HttpCall};
+use ebb_domain::port::guest::{BodyError, CallError, HttpBody, HttpCall, PARAMETER_HEADER};
 use ebb_domain::text::Text;
 use http::header::{AUTHORIZATION, CONNECTION, EXPECT, HOST, HeaderName, TE, TRANSFER_ENCODING, UPGRADE};
 use http::request::Parts;
@@ -31,7 +31,6 @@ use std::task::{Context, Poll};
 const EBB_ACTOR: HeaderName = HeaderName::from_static("ebb-actor");
 const EBB_CORRELATION_ID: HeaderName = HeaderName::from_static("ebb-correlation-id");
 const X_FORWARDED_PREFIX: HeaderName = HeaderName::from_static("x-forwarded-prefix");
-const PARAMETER: &str = "ebb-param-";
 
 /// What a connection's two ends say to each other and nobody else (RFC 9110, section 7.6.1).
 const HOP_BY_HOP: [HeaderName; 8] = [
@@ -210,7 +209,7 @@ impl Told<'_> {
             headers.remove(AUTHORIZATION);
         }
         let forged: Vec<HeaderName> =
-            headers.keys().filter(|name| name.as_str().starts_with(PARAMETER)).cloned().collect();
+            headers.keys().filter(|name| name.as_str().starts_with(PARAMETER_HEADER)).cloned().collect();
         for name in forged {
             headers.remove(name);
         }
@@ -222,7 +221,7 @@ impl Told<'_> {
         say(EBB_ACTOR, self.actor);
         say(EBB_CORRELATION_ID, self.correlation_id);
         for (name, value) in self.endpoint.trigger.route.parameters().zip(self.parameters) {
-            if let Ok(name) = format!("{PARAMETER}{name}").parse() {
+            if let Ok(name) = format!("{PARAMETER_HEADER}{name}").parse() {
                 say(name, value);
             }
         }

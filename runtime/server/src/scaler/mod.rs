@@ -112,7 +112,13 @@ impl Inner {
         if let Err(error) = &answer {
             tracing::debug!(app, consumer, %error, "scaling by the last good answer, if there is one");
         }
-        known.entry(key).or_default().settle(answer, self.clock.now(), HOLD.as_micros() as u64)
+        let (now, hold) = (self.clock.now(), HOLD.as_micros() as u64);
+        match known.get_mut(&key) {
+            Some(last) => last.settle(answer, now, hold),
+            // Of what was never known nothing is kept: anybody may ask for anything.
+            None if answer.is_err() => answer,
+            None => known.entry(key).or_default().settle(answer, now, hold),
+        }
     }
 }
 

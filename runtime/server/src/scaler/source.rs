@@ -82,7 +82,11 @@ impl ScalingSource for NodeScaling {
 
 /// Records of topics that a consumer group has not taken, as the broker said last.
 fn group_backlog(deployed: &DeployedApp, group: &str) -> Result<Backlog, ScalingError> {
-    let groups = deployed.if_open().map(|app| app.intake_status()).unwrap_or_default();
+    let Some(app) = deployed.if_open() else {
+        let why = "the app is not open: it is being opened or closed, can't be, or consumes no topics";
+        return Err(ScalingError::Unreachable(format!("the lag of group `{group}` is not known: {why}")));
+    };
+    let groups = app.intake_status();
     let Some(found) = groups.iter().find(|found| *found.group == *group) else {
         let there: Vec<_> = groups.iter().map(|group| &*group.group).collect();
         let why = format!(
@@ -93,7 +97,7 @@ fn group_backlog(deployed: &DeployedApp, group: &str) -> Result<Backlog, Scaling
         return Err(ScalingError::Unknown(why));
     };
     if found.lag.is_none() {
-        let why = format!("the lag of group `{group}` is not known: the broker has not said yet");
+        let why = format!("the lag of group `{group}` is not known: the broker has not said it lately");
         return Err(ScalingError::Unreachable(why));
     }
     Ok(Backlog { partitions: found.partitions.iter().map(topic_partition).collect(), start: Start::Earliest })

@@ -202,6 +202,19 @@ pub(crate) fn send(command: Command) -> Result<Accepted, Error> {
     let Some(app) = running() else {
         panic!("the command `{}` can be sent by a deployed function: {NO_APP}", command.name);
     };
+    // Not borrowed meanwhile: what fails may depend on what was sent.
+    let fault = {
+        let mut state = app.0.borrow_mut();
+        state.sent.push(command.clone());
+        state.fault.take()
+    };
+    if let Some(mut fault) = fault {
+        let error = fault(&command);
+        app.0.borrow_mut().fault.get_or_insert(fault);
+        if let Some(error) = error {
+            return Err(error);
+        }
+    }
     app.0.borrow_mut().send(command)
 }
 
@@ -235,15 +248,18 @@ fn unreadable(kind: models::ErrorKind, code: &str, message: impl Into<String>) -
 
 impl State {
     fn send(&mut self, command: Command) -> Result<Accepted, Error> {
-        self.sent.push(command.clone());
-        if let Some(fault) = &mut self.fault
-            && let Some(error) = fault(&command)
-        {
-            return Err(error);
-        }
         let Some(key) = command.idempotency_key.clone() else { return self.decide(&command) };
+        if !(1..=255).contains(&key.len()) || !key.bytes().all(|byte| byte.is_ascii_graphic()) {
+            let message = "an idempotency key has 1 to 255 visible ASCII characters";
+            return Err(error(ErrorKind::Invalid, "bad_header", message));
+        }
         if let Some((earlier, answer)) = self.answered.get(&key) {
-            if *earlier != command {
+            // What it is about, and not what it expects of the stream: that may have changed since.
+            let about = |command: &Command| {
+                let Command { aggregate, key, name, data, .. } = command;
+                (aggregate.clone(), key.clone(), name.clone(), data.clone())
+            };
+            if about(earlier) != about(&command) {
                 let message = "the idempotency key was used for another command";
                 return Err(error(ErrorKind::Conflict, "key_reused", message));
             }
@@ -268,7 +284,7 @@ impl State {
         let events = self.revisions.get(&stream).copied().unwrap_or(0);
         let holds = match precondition {
             None => true,
-            Some(Precondition::Revision(revision)) => events == revision + 1,
+            Some(Precondition::Revision(revision)) => revision.checked_add(1) == Some(events),
             Some(Precondition::Exists) => events > 0,
             Some(Precondition::Absent) => events == 0,
         };

@@ -103,6 +103,13 @@ impl Guest for Function {
             "silent" => {}
             // What it should answer with stays in the instance's table, for as long as that lives.
             "forgetful" => std::mem::forget(out),
+            // What was sent of the body is not its end, and nobody is left to send the rest.
+            "forget-body" => {
+                let (body, stream) = begin(out, 200, &[]);
+                write(&stream, b"half of it").ok();
+                drop(stream);
+                std::mem::forget(body);
+            }
             "unfinished" => {
                 let (body, stream) = begin(out, 200, &[]);
                 write(&stream, b"half of it").ok();
