@@ -160,7 +160,7 @@ impl Member {
     fn put(&mut self, item: Item) {
         match item {
             Ok(record) => {
-                self.bytes.fetch_sub(weight(&record), Ordering::Relaxed);
+                self.bytes.fetch_sub(record.weight(), Ordering::Relaxed);
                 self.taken.push(record);
             }
             Err(error) => self.failed = Some(error),
@@ -280,7 +280,7 @@ impl Poller {
             match self.consumer.poll(POLL) {
                 Some(Ok(message)) => {
                     let record = owned(&message);
-                    self.bytes.fetch_add(weight(&record), Ordering::Relaxed);
+                    self.bytes.fetch_add(record.weight(), Ordering::Relaxed);
                     if !self.hand_over(Ok(record)) {
                         return;
                     }
@@ -361,12 +361,6 @@ impl Poller {
             code => Some(error::of_code(&self.settings, "topics can't be consumed", code)),
         }
     }
-}
-
-fn weight(record: &Record) -> usize {
-    let headers: usize =
-        record.headers.iter().map(|(name, value)| name.len() + value.as_ref().map_or(0, Bytes::len)).sum();
-    record.key.as_ref().map_or(0, Bytes::len) + record.value.as_ref().map_or(0, Bytes::len) + headers + 200
 }
 
 /// A copy that does not keep the fetched block alive.

@@ -52,10 +52,11 @@ impl Feed {
     }
 
     /// Sees to it that events can come. What it gives is to be committed before any of them.
-    pub(super) async fn connect(&mut self) -> Flow<Vec<Place>> {
+    /// `tells`: others are to see where it is.
+    pub(super) async fn connect(&mut self, tells: bool) -> Flow<Vec<Place>> {
         match self {
             Self::Log(_) => Ok(Vec::new()),
-            Self::Topics(feed) => feed.connect().await,
+            Self::Topics(feed) => feed.connect(tells).await,
         }
     }
 
@@ -92,6 +93,14 @@ impl Feed {
         match self {
             Self::Log(_) => None,
             Self::Topics(feed) => Some(feed.before(position)),
+        }
+    }
+
+    /// Whether what was looked at is to be committed before there is more.
+    pub(super) fn is_full(&self) -> bool {
+        match self {
+            Self::Log(_) => false,
+            Self::Topics(feed) => feed.is_full(),
         }
     }
 

@@ -332,11 +332,11 @@ impl Projector {
 
     /// Sees to it that the feed can give events.
     async fn connect(&mut self) -> Flow<()> {
-        let mut stop = self.stop.clone();
+        let (mut stop, tells) = (self.stop.clone(), self.serves());
         let places = tokio::select! {
             biased;
             () = stopped(&mut stop) => return Err(Stop::Stopped),
-            places = self.feed.connect() => places?,
+            places = self.feed.connect(tells) => places?,
         };
         if places.is_empty() {
             return Ok(());
@@ -690,7 +690,7 @@ impl Projector {
         self.publish(self.scanned, self.feed.places_at(self.scanned));
         drop(gate);
         self.behind_since.get_or_insert_with(Instant::now);
-        if self.scanned.0 - self.committed.0 >= MARK_EVERY {
+        if self.scanned.0 - self.committed.0 >= MARK_EVERY || self.feed.is_full() {
             self.commit_mark().await?;
         }
         Ok(())

@@ -35,6 +35,9 @@ use tracing::{debug, info};
 /// Records that are taken from the broker's client at once.
 const TAKEN: usize = 10_000;
 
+/// Bytes of records that are not committed at which no more are taken.
+const HELD_BYTES: usize = 16 << 20;
+
 /// How often the broker is asked how much is left, and whether there are more partitions.
 const ASK_ENDS: Duration = Duration::from_secs(2);
 
@@ -148,6 +151,8 @@ pub(super) struct TopicFeed {
     /// What was received and is not committed, in order; so many of these were given.
     records: VecDeque<Received>,
     given: usize,
+    /// What these take, about.
+    bytes: usize,
 }
 
 impl TopicFeed {
@@ -167,7 +172,13 @@ impl TopicFeed {
             end: Position::START,
             records: VecDeque::new(),
             given: 0,
+            bytes: 0,
         }
+    }
+
+    /// Whether something is to be committed before more is taken.
+    pub(super) fn is_full(&self) -> bool {
+        self.bytes >= HELD_BYTES
     }
 
     pub(super) fn begin(&mut self, standing: Standing) -> Flow<()> {
@@ -180,6 +191,7 @@ impl TopicFeed {
         }
         self.consumer = None;
         self.records.clear();
+        self.bytes = 0;
         (self.mark, self.end) = (mark, mark);
         (self.received, self.stored) = (stored.clone(), stored);
         match tried {
@@ -189,7 +201,7 @@ impl TopicFeed {
         }
     }
 
-    pub(super) async fn connect(&mut self) -> Flow<Vec<Place>> {
+    pub(super) async fn connect(&mut self, tells: bool) -> Flow<Vec<Place>> {
         if self.given < self.records.len() || (self.consumer.is_some() && !self.has_grown()) {
             return Ok(Vec::new());
         }
@@ -221,6 +233,10 @@ impl TopicFeed {
         }
         let consumer = bus.assign(self.topics.group.clone(), places.clone()).await.map_err(Stop::Source)?;
         self.consumer = Some(consumer);
+        if tells {
+            // A crash may have come between the rows' commit and the broker's.
+            self.tell(places.iter().cloned());
+        }
         // Made again once more, it is to be accepted once more.
         self.topics.accepted.lock().retain(|topic| !accepted.contains(topic));
         let places = by_partition(places);
@@ -248,6 +264,9 @@ impl TopicFeed {
     }
 
     pub(super) async fn grown(&mut self) -> Flow<()> {
+        if self.is_full() && self.given < self.records.len() {
+            std::future::pending::<()>().await;
+        }
         let topics = self.topics.clone();
         let Some(consumer) = &mut self.consumer else {
             // What was received comes first; then it is connected again.
@@ -293,6 +312,7 @@ impl TopicFeed {
         if behind.next > place.next {
             self.end = Position(self.end.0 + (behind.next - place.next));
             *place = behind;
+            self.bytes += record.record.weight();
             self.records.push_back(Received { position: self.end, record });
         }
         Ok(())
@@ -363,6 +383,7 @@ impl TopicFeed {
         let done = self.through(mark).count();
         let mut places = Places::new();
         for Received { record, .. } in self.records.drain(..done) {
+            self.bytes -= record.record.weight();
             places.extend([by_its_partition(record.behind())]);
         }
         self.given = self.given.saturating_sub(done);
@@ -373,14 +394,20 @@ impl TopicFeed {
         } else {
             self.stored.extend(places.clone());
         }
-        if let Some(consumer) = self.consumer.as_mut().filter(|_| tells && !places.is_empty()) {
-            let done = places.into_values();
-            let done = done.map(|Place { topic, partition, next, .. }| Done { topic, partition, next });
-            let done: Vec<Done> = done.collect();
-            if let Err(error) = consumer.done(&done) {
-                // It is for people to see; what counts stands with the rows.
-                debug!(%error, "the broker could not be told how far this is");
-            }
+        if tells {
+            self.tell(places.into_values());
+        }
+    }
+
+    /// Lets others see where it is.
+    fn tell(&mut self, places: impl Iterator<Item = Place>) {
+        let done = places.map(|Place { topic, partition, next, .. }| Done { topic, partition, next });
+        let done: Vec<Done> = done.collect();
+        if let Some(consumer) = self.consumer.as_mut().filter(|_| !done.is_empty())
+            && let Err(error) = consumer.done(&done)
+        {
+            // What counts stands with the rows.
+            debug!(%error, "the broker could not be told how far this is");
         }
     }
 

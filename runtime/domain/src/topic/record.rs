@@ -69,6 +69,14 @@ pub struct NewRecord {
 }
 
 impl Record {
+    /// Bytes that it takes, about, for bounds.
+    #[must_use]
+    pub fn weight(&self) -> usize {
+        let value = |value: &Option<Bytes>| value.as_ref().map_or(0, Bytes::len);
+        let headers: usize = self.headers.iter().map(|(name, header)| name.len() + value(header)).sum();
+        value(&self.key) + value(&self.value) + headers + 200
+    }
+
     /// The header of this name, in any case, whose value is UTF-8; the last, if there are several.
     #[must_use]
     pub fn header(&self, name: &str) -> Option<&str> {

@@ -401,6 +401,62 @@ async fn a_broker_that_is_away_is_waited_for_and_what_is_parked_can_be_dealt_wit
 }
 
 #[tokio::test(start_paused = true)]
+async fn records_of_types_that_nobody_wants_are_passed_and_not_kept() {
+    let mut bank = Bank::open();
+    let Source::Topics(source) = &mut bank.spec.source else { panic!("topics") };
+    source.types = BTreeSet::from([ebb_domain::name::EventType::new("Paid").unwrap()]);
+    let bank = bank.deployed().await;
+    bank.paid(0, "ann", 1);
+    bank.has("ann", 1).await;
+    let commits = bank.models.commits();
+    for _ in 0..60 {
+        let large = json!({ "by": 1, "more": "x".repeat(400 << 10) }).to_string();
+        bank.bus.given(&bank.topic, 1, "ann", &[("kind", "Other")], large);
+    }
+    bank.drained().await;
+    assert_eq!((bank.status().serving.mark, bank.balance("ann")), (Position(61), Some(1)));
+    let early = bank.models.commits() - commits;
+    assert!((1..5).contains(&early), "what is held is committed when it is much: {early} commits");
+    // What can't be read is everybody's.
+    bank.bus.given(&bank.topic, 1, "ann", &[("content-type", "application/cloudevents+json")], "{");
+    bank.until("parked", |bank| bank.status().serving.parked == 1).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_broker_is_told_again_where_it_is_when_it_starts() {
+    let bank = Bank::open().deployed().await;
+    bank.paid(0, "ann", 1);
+    bank.has("ann", 1).await;
+    let bank = bank.restarted().await;
+    bank.bus.commit(GROUP, &bank.topic, 0, 0);
+    let bank = bank.deployed().await;
+    bank.until("told", |bank| bank.bus.committed(GROUP, &bank.topic, 0) == Some(1)).await;
+    assert_eq!(bank.balance("ann"), Some(1), "what Kafka says of the group is for others");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_projection_goes_over_to_the_log_and_back_when_the_other_way_has_caught_up() {
+    let mut bank = Bank::open().deployed().await;
+    bank.paid(0, "ann", 1);
+    bank.has("ann", 1).await;
+    let direct = bank.spec.clone();
+    let source = Source::Log { aggregates: BTreeSet::new(), types: BTreeSet::new() };
+    bank.spec = ProjectionSpec { source, lane_by: LaneBy::Stream, ..direct.clone() };
+    bank.engine.provide("by-log", bank_module(bank.broken.clone()));
+    let moved = bank.log.given("account-bob", "Added", &json!({ "by": 5 }));
+    bank.deploy("by-log").await;
+    bank.until("swapped", |bank| bank.status().building.is_none()).await;
+    assert_eq!((bank.balance("ann"), bank.balance("bob")), (None, Some(5)));
+    let reader = bank.projections.model(&balances().name).unwrap();
+    assert_eq!(reader.be_fresh(moved, Duration::ZERO, false).await, Ok(()));
+    bank.spec = direct;
+    bank.paid(0, "ann", 1);
+    bank.deploy("bank").await;
+    bank.until("swapped", |bank| bank.status().building.is_none()).await;
+    assert_eq!((bank.balance("ann"), bank.balance("bob")), (Some(2), None));
+}
+
+#[tokio::test(start_paused = true)]
 async fn records_that_are_read_otherwise_are_another_version() {
     let bank = Bank::open();
     let of = |dedupe, data: Option<&str>, start| {
