@@ -52,7 +52,7 @@ async fn rows_are_exact_whatever_dies_in_between_and_poison_is_parked_while_othe
     let mut dice = Dice::seeded();
     let (name, topic) = (kafka.unique("straight"), kafka.topic("straight", 3).await);
     let mut node = node(kafka).await;
-    node.deploy(&straight(&name, &topic, "")).await;
+    node.deploy(&straight(&name, &topic, "dedupe = \"event-id\"")).await;
     let (mut wanted, mut poison) = (BTreeMap::<u64, u64>::new(), 0);
     for round in 0..4 {
         let mut records = Vec::new();
@@ -65,7 +65,16 @@ async fn rows_are_exact_whatever_dies_in_between_and_poison_is_parked_while_othe
                 continue;
             }
             *wanted.entry(partition).or_default() += 1;
-            records.push(record(partition as i32, &format!("k{}", dice.roll(0..50)), "Written"));
+            let written = record(partition as i32, &format!("k{}", dice.roll(0..50)), "Written")
+                .header("ce_specversion", "1.0")
+                .header("ce_id", format!("{round}-{number}"))
+                .header("ce_source", "urn:straight")
+                .header("ce_type", "Written");
+            // A producer that sends twice, with equal ids.
+            if dice.once_in(10) {
+                records.push(written.clone());
+            }
+            records.push(written);
         }
         let (first, second) = records.split_at(dice.roll(100..1400) as usize);
         kafka.produce(&topic, first).await;

@@ -68,6 +68,14 @@ impl Feed {
         }
     }
 
+    /// Records that were left out since this was asked last, because they had come before.
+    pub(super) fn duplicates(&mut self) -> u64 {
+        match self {
+            Self::Log(_) => 0,
+            Self::Topics(feed) => feed.duplicates(),
+        }
+    }
+
     /// Waits until there may be more, or something else to look at. A wait that is given up loses nothing.
     pub(super) async fn grown(&mut self) -> Flow<()> {
         match self {
@@ -77,13 +85,18 @@ impl Feed {
     }
 
     /// What comes behind `after`, up to where it was read last.
-    pub(super) async fn read(&mut self, after: Position, limits: ReadLimits) -> Flow<EventBatch> {
+    pub(super) async fn read(
+        &mut self,
+        store: &dyn ProjectionStore,
+        after: Position,
+        limits: ReadLimits,
+    ) -> Flow<EventBatch> {
         match self {
             Self::Log(feed) => {
                 let read = feed.log.read(after, &feed.filter, limits).await;
                 read.map_err(|error| Stop::Host(error.to_string()))
             }
-            Self::Topics(feed) => Ok(feed.read(after, limits)),
+            Self::Topics(feed) => feed.read(store, after, limits),
         }
     }
 

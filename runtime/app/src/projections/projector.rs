@@ -391,7 +391,11 @@ impl Projector {
         self.feed_failures = 0;
         self.wait_for_a_full_batch(end).await?;
         let limits = ReadLimits { items: self.max_events() * READ_AHEAD, bytes: READ_BYTES };
-        let batch = self.feed.read(self.scanned, limits).await?;
+        let batch = self.feed.read(&*self.body.store, self.scanned, limits).await?;
+        let duplicates = self.feed.duplicates();
+        if duplicates > 0 {
+            self.version.count(|counters| counters.duplicates += duplicates);
+        }
         if batch.scanned_to <= self.scanned {
             return Ok(false);
         }

@@ -81,6 +81,8 @@ pub struct Counters {
     pub failures: u64,
     /// Commands of topics that were refused.
     pub refused: u64,
+    /// Records of topics that had come before, and are not taken twice.
+    pub duplicates: u64,
 }
 
 /// A version of a projection.

@@ -15,18 +15,19 @@
 use super::feed::Standing;
 use super::projector::{Flow, Stop};
 use super::service::ProjectionDeps;
+use ebb_domain::digest::Digest;
 use ebb_domain::event::{Position, StoredEvent};
 use ebb_domain::name::{AppName, ProjectionName, TopicName};
 use ebb_domain::port::bus::{
     Bus, BusError, BusErrorKind, Consumer, Done, OptionalBus, PartitionLag, Standing as Known,
 };
 use ebb_domain::port::log::{EventBatch, ReadLimits};
-use ebb_domain::port::models::{ModelStores, ParkChange, RowBatch};
+use ebb_domain::port::models::{ModelStores, ParkChange, ProjectionStore, RowBatch, Tried};
 use ebb_domain::text::Text;
-use ebb_domain::topic::{Incoming, KeptRecord, Place, Record, Start, TopicSpec};
+use ebb_domain::topic::{Incoming, KeptRecord, Place, Record, Seen, Start, TopicSpec};
 use futures_util::FutureExt as _;
 use parking_lot::Mutex;
-use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Notify;
@@ -129,6 +130,19 @@ type Places = BTreeMap<Partition, Place>;
 struct Received {
     position: Position,
     record: KeptRecord,
+    verdict: Verdict,
+}
+
+/// Whether a record is taken.
+#[derive(Default)]
+enum Verdict {
+    /// Nobody has looked.
+    #[default]
+    Open,
+    /// It is; what it is remembered by, if by anything.
+    New(Option<Seen>),
+    /// It came before.
+    Duplicate,
 }
 
 /// See the module.
@@ -153,6 +167,9 @@ pub(super) struct TopicFeed {
     given: usize,
     /// What these take, about.
     bytes: usize,
+    /// What those of them are remembered by that were given.
+    seen: HashMap<(Partition, Digest), Seen>,
+    duplicates: u64,
 }
 
 impl TopicFeed {
@@ -173,7 +190,13 @@ impl TopicFeed {
             records: VecDeque::new(),
             given: 0,
             bytes: 0,
+            seen: HashMap::new(),
+            duplicates: 0,
         }
+    }
+
+    pub(super) fn duplicates(&mut self) -> u64 {
+        std::mem::take(&mut self.duplicates)
     }
 
     /// Whether something is to be committed before more is taken.
@@ -191,6 +214,7 @@ impl TopicFeed {
         }
         self.consumer = None;
         self.records.clear();
+        self.seen.clear();
         self.bytes = 0;
         (self.mark, self.end) = (mark, mark);
         (self.received, self.stored) = (stored.clone(), stored);
@@ -313,33 +337,48 @@ impl TopicFeed {
             self.end = Position(self.end.0 + (behind.next - place.next));
             *place = behind;
             self.bytes += record.record.weight();
-            self.records.push_back(Received { position: self.end, record });
+            self.records.push_back(Received { position: self.end, record, verdict: Verdict::Open });
         }
         Ok(())
     }
 
-    pub(super) fn read(&mut self, after: Position, limits: ReadLimits) -> EventBatch {
+    pub(super) fn read(
+        &mut self,
+        store: &dyn ProjectionStore,
+        after: Position,
+        limits: ReadLimits,
+    ) -> Flow<EventBatch> {
         let mut batch = EventBatch { events: Vec::new(), scanned_to: after };
         let mut bytes = 0;
-        for Received { position, record } in self.records.iter().skip(self.given).take(limits.items) {
-            if bytes >= limits.bytes {
+        for _ in 0..limits.items {
+            let Some(Received { position, record, verdict }) =
+                self.records.get_mut(self.given).filter(|_| bytes < limits.bytes)
+            else {
                 break;
-            }
-            let event = self.event(record, *position);
-            bytes += event.weight();
-            if self.types.as_ref().is_none_or(|types| types.contains(event.event_type.as_bytes())) {
-                batch.events.push(event);
+            };
+            let spec = self.topics.specs.get(&record.record.topic);
+            let incoming = read(record, spec);
+            if matches!(verdict, Verdict::Open) {
+                let seen = seen(&incoming, record, spec);
+                *verdict = judge(&mut self.seen, store, seen)?;
+                self.duplicates += u64::from(matches!(verdict, Verdict::Duplicate));
             }
             batch.scanned_to = *position;
             self.given += 1;
+            let types = self.types.as_ref();
+            let wanted = types.is_none_or(|types| types.contains(incoming.event_type.as_bytes()));
+            if wanted && !matches!(verdict, Verdict::Duplicate) {
+                let event = incoming.into_event(record, *position);
+                bytes += event.weight();
+                batch.events.push(event);
+            }
         }
-        batch
+        Ok(batch)
     }
 
     /// The event that a record is.
     pub(super) fn event(&self, record: &KeptRecord, position: Position) -> StoredEvent {
-        let spec = self.topics.specs.get(&record.record.topic).cloned().unwrap_or_default();
-        Incoming::read(&record.record, &spec).into_event(record, position)
+        read(record, self.topics.specs.get(&record.record.topic)).into_event(record, position)
     }
 
     pub(super) fn before(&self, position: Position) -> Position {
@@ -359,11 +398,15 @@ impl TopicFeed {
             // What it was told to go on with is not where it has been.
             places.extend(std::mem::take(&mut batch.places).into_iter().map(by_its_partition));
             batch.places = places.into_values().collect();
+            batch.seen.extend(self.through(mark).filter_map(|received| match &received.verdict {
+                Verdict::New(seen) => seen.clone(),
+                Verdict::Open | Verdict::Duplicate => None,
+            }));
         }
         for change in &batch.parks {
             let (ParkChange::Park { position, .. }
             | ParkChange::Queue { position, .. }
-            | ParkChange::Tried(ebb_domain::port::models::Tried { position, .. })) = change
+            | ParkChange::Tried(Tried { position, .. })) = change
             else {
                 continue;
             };
@@ -382,8 +425,15 @@ impl TopicFeed {
     pub(super) fn committed(&mut self, mark: Position, tells: bool) {
         let done = self.through(mark).count();
         let mut places = Places::new();
-        for Received { record, .. } in self.records.drain(..done) {
+        for Received { record, verdict, .. } in self.records.drain(..done) {
             self.bytes -= record.record.weight();
+            if let Verdict::New(Some(seen)) = verdict {
+                let key = ((seen.topic.clone(), seen.partition), seen.same);
+                // One that came behind it, too late to be the same, is remembered still.
+                if self.seen.get(&key) == Some(&seen) {
+                    self.seen.remove(&key);
+                }
+            }
             places.extend([by_its_partition(record.behind())]);
         }
         self.given = self.given.saturating_sub(done);
@@ -416,6 +466,40 @@ impl TopicFeed {
             let _ = tokio::time::timeout(CLOSING, consumer.close()).await;
         }
     }
+}
+
+fn read(record: &KeptRecord, spec: Option<&TopicSpec>) -> Incoming {
+    match spec {
+        Some(spec) => Incoming::read(&record.record, spec),
+        None => Incoming::read(&record.record, &TopicSpec::default()),
+    }
+}
+
+/// What a record is remembered by, if by anything.
+fn seen(incoming: &Incoming, record: &KeptRecord, spec: Option<&TopicSpec>) -> Option<Seen> {
+    let same = incoming.same(spec?.dedupe)?;
+    let Record { topic, partition, offset, .. } = &record.record;
+    let at = incoming.produced_at.unwrap_or_default();
+    Some(Seen { topic: topic.clone(), partition: *partition, same, offset: *offset, at })
+}
+
+/// Whether a record came before: among those that are not committed, or in the store.
+fn judge(
+    held: &mut HashMap<(Partition, Digest), Seen>,
+    store: &dyn ProjectionStore,
+    seen: Option<Seen>,
+) -> Flow<Verdict> {
+    let Some(seen) = seen else { return Ok(Verdict::New(None)) };
+    let key = ((seen.topic.clone(), seen.partition), seen.same);
+    let before = match held.get(&key) {
+        Some(before) => Some(before.clone()),
+        None => store.seen(&seen.topic, seen.partition, &seen.same)?,
+    };
+    if before.is_some_and(|before| before.comes_again_as(&seen)) {
+        return Ok(Verdict::Duplicate);
+    }
+    held.insert(key, seen.clone());
+    Ok(Verdict::New(Some(seen)))
 }
 
 fn partition(place: &Place) -> Partition {

@@ -1,5 +1,6 @@
 //! Read models in memory: what is committed survives a "restart", which is a new user of the same stores.
 
+use ebb_domain::digest::Digest;
 use ebb_domain::event::Position;
 use ebb_domain::model::{ColumnType, Comparison, Condition, ModelSchema, OrderBy, Page, Query, Row, Value};
 use ebb_domain::name::{AppName, ColumnName, ProjectionName, TopicName};
@@ -9,7 +10,7 @@ use ebb_domain::port::models::{
 };
 use ebb_domain::text::Text;
 use ebb_domain::time::Timestamp;
-use ebb_domain::topic::{KeptRecord, Place as TopicPlace};
+use ebb_domain::topic::{KeptRecord, Place as TopicPlace, Seen};
 use parking_lot::Mutex;
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
@@ -63,6 +64,7 @@ struct Rows {
     tried: Option<Tried>,
     places: BTreeMap<(TopicName, u32), TopicPlace>,
     records: BTreeMap<Position, KeptRecord>,
+    seen: BTreeMap<(TopicName, u32, [u8; 32]), Seen>,
 }
 
 #[derive(Clone, Default)]
@@ -353,6 +355,9 @@ impl ProjectionStore for MemoryProjection {
             next.tried = next.tried.filter(|tried| tried.position > mark);
         }
         next.forget_records();
+        for seen in batch.seen {
+            next.see(seen);
+        }
         let mut earlier = self.earlier.lock();
         if earlier.len() == KEPT {
             earlier.remove(0);
@@ -402,6 +407,10 @@ impl ProjectionStore for MemoryProjection {
         self.look(|rows| rows.records.get(&position).cloned())
     }
 
+    fn seen(&self, topic: &TopicName, partition: u32, same: &Digest) -> Result<Option<Seen>, ModelError> {
+        self.look(|rows| rows.seen.get(&(topic.clone(), partition, same.0)).cloned())
+    }
+
     fn size_bytes(&self) -> u64 {
         0
     }
@@ -438,6 +447,16 @@ impl Rows {
                 }
             }
         }
+    }
+
+    /// Keeps it, and forgets what none that is still to come can be.
+    fn see(&mut self, last: Seen) {
+        self.seen.retain(|_, seen| {
+            let is_of_it = (&seen.topic, seen.partition) == (&last.topic, last.partition);
+            let apart = last.at.since(seen.at);
+            !is_of_it || (seen.offset + Seen::AMONG >= last.offset && apart <= 2 * Seen::WITHIN)
+        });
+        self.seen.insert((last.topic.clone(), last.partition, last.same.0), last);
     }
 
     /// Keeps those that are tried, or queue.

@@ -102,7 +102,7 @@ impl IntakeStatus {
             topics,
             state,
             records: version.counters.events,
-            duplicates: 0,
+            duplicates: version.counters.duplicates,
             lag: partitions.as_ref().map(|_| version.lag),
             partitions: partitions.unwrap_or_default(),
         })

@@ -381,9 +381,6 @@ fn what_is_wrong_about_topics_is_said() {
     let shared = bank_with("{ aggregates = [\"account\"] }", with_group)
         .replace("[aggregate.account]", "[aggregate.account]\nsource = { topics = [\"b\"] }");
     assert!(problem(&shared).contains("which `aggregate.account` consumes under as well"));
-    let deduped = bank_with("{ aggregates = [\"account\"] }", with_group)
-        .replace("[aggregate.account]", "[topic.a]\ndedupe = \"event-id\"\n\n[aggregate.account]");
-    assert!(problem(&deduped).contains("`dedupe` is for those that come by way of"));
     assert!(source("{ topics = [\"a\"], via = \"air\" }").contains("no way for records to come"));
     assert!(source("{ via = \"log\" }").contains("is about topics, and there are none"));
     let with =

@@ -3,10 +3,11 @@
 use crate::digest::Digest;
 use crate::event::Position;
 use crate::model::{ModelSchema, Page, Query, Row};
+use crate::name::TopicName;
 use crate::name::{AppName, ColumnName, ModelName, ProjectionName};
 use crate::text::Text;
 use crate::time::Timestamp;
-use crate::topic::{KeptRecord, Place};
+use crate::topic::{KeptRecord, Place, Seen};
 use std::sync::Arc;
 use thiserror::Error;
 
@@ -149,6 +150,8 @@ pub struct RowBatch {
     /// The records that stand at positions which this batch parks, queues or remembers as tried. Each is kept for as long
     /// as its position is one of these.
     pub records: Vec<(Position, KeptRecord)>,
+    /// Records that are not to be taken again. Each is kept while it may come again: see [`Seen::comes_again_as`].
+    pub seen: Vec<Seen>,
 }
 
 /// A parked key.
@@ -259,6 +262,12 @@ pub trait ProjectionStore: Send + Sync + 'static {
     /// # Errors
     /// The store failed.
     fn record(&self, position: Position) -> Result<Option<KeptRecord>, ModelError>;
+
+    /// The last record of a partition that has this in common with others.
+    ///
+    /// # Errors
+    /// The store failed.
+    fn seen(&self, topic: &TopicName, partition: u32, same: &Digest) -> Result<Option<Seen>, ModelError>;
 
     /// Bytes on disk.
     fn size_bytes(&self) -> u64;

@@ -12,7 +12,7 @@ mod spec;
 
 pub use incoming::{Attributes, Envelope, Incoming, READABLE, UNREADABLE, actor};
 pub use outgoing::{original, record_of};
-pub use record::{Blob, KeptRecord, NewRecord, Place, Record};
+pub use record::{Blob, KeptRecord, NewRecord, Place, Record, Seen};
 pub use selector::Selector;
 pub use spec::{
     CommandIdentity, CommandSource, Dedupe, RelayMode, RelaySpec, Start, TopicSource, TopicSpec, Via,

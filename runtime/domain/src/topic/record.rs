@@ -1,11 +1,13 @@
 //! Records, as a broker has them.
 
+use crate::digest::Digest;
 use crate::name::TopicName;
 use crate::text::{Text, base64, from_base64};
 use crate::time::Timestamp;
 use bytes::Bytes;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::collections::BTreeMap;
+use std::time::Duration;
 use uuid::Uuid;
 
 /// A record that was consumed.
@@ -53,6 +55,40 @@ pub struct Place {
     pub partition: u32,
     /// The offset of the next record.
     pub next: u64,
+}
+
+/// What makes a record the same one as another of its partition, sent twice.
+///
+/// That is decided within each partition, from what its records say, so that rows which are made anew are the same: a
+/// producer that sends a record again sends it to the same partition.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Seen {
+    /// The topic.
+    pub topic: TopicName,
+    /// The partition.
+    pub partition: u32,
+    /// What the two have in common.
+    pub same: Digest,
+    /// The record's offset.
+    pub offset: u64,
+    /// The record's time.
+    pub at: Timestamp,
+}
+
+impl Seen {
+    /// Records that lie further apart are not the same.
+    pub const WITHIN: Duration = Duration::from_secs(24 * 60 * 60);
+
+    /// Records with more offsets between them are not the same.
+    pub const AMONG: u64 = 1_000_000;
+
+    /// Whether a later record that has the same in common is this one, sent again.
+    #[must_use]
+    pub fn comes_again_as(&self, later: &Self) -> bool {
+        let among = later.offset.checked_sub(self.offset).is_some_and(|between| between <= Self::AMONG);
+        let apart = self.at.since(later.at).max(later.at.since(self.at));
+        among && apart <= Self::WITHIN
+    }
 }
 
 /// A record to produce.

@@ -2,12 +2,13 @@
 
 use super::sql::{Parameter, Table};
 use super::{parks, places};
+use ebb_domain::digest::Digest;
 use ebb_domain::event::Position;
 use ebb_domain::model::{ModelSchema, Page, Query, Row, Value};
-use ebb_domain::name::ModelName;
+use ebb_domain::name::{ModelName, TopicName};
 use ebb_domain::port::models::{ModelError, Parked, ProjectionStore, RowBatch, RowChange, Tried};
 use ebb_domain::text::Text;
-use ebb_domain::topic::{KeptRecord, Place};
+use ebb_domain::topic::{KeptRecord, Place, Seen};
 use ebb_faults::{Point, crash_point};
 use parking_lot::Mutex;
 use rusqlite::{CachedStatement, Connection, ErrorCode, OpenFlags, OptionalExtension, ffi, params_from_iter};
@@ -368,6 +369,7 @@ impl ProjectionStore for SqliteProjection {
         for place in &batch.places {
             places::set(&transaction, place).map_err(|error| self.failed(&error))?;
         }
+        places::see(&transaction, &batch.seen).map_err(|error| self.failed(&error))?;
         for change in &batch.parks {
             parks::apply(&transaction, change).map_err(|error| self.failed(&error))?;
         }
@@ -417,6 +419,10 @@ impl ProjectionStore for SqliteProjection {
 
     fn record(&self, position: Position) -> Result<Option<KeptRecord>, ModelError> {
         self.read(|reader| places::record(reader, position))
+    }
+
+    fn seen(&self, topic: &TopicName, partition: u32, same: &Digest) -> Result<Option<Seen>, ModelError> {
+        self.read(|reader| places::seen(reader, topic, partition, same))
     }
 
     fn size_bytes(&self) -> u64 {

@@ -10,7 +10,7 @@ use ebb_domain::port::models::{
 };
 use ebb_domain::text::Text;
 use ebb_domain::time::Timestamp;
-use ebb_domain::topic::{KeptRecord, Place, Record};
+use ebb_domain::topic::{KeptRecord, Place, Record, Seen};
 use std::sync::Arc;
 use uuid::Uuid;
 
@@ -40,6 +40,7 @@ macro_rules! model_stores_tests {
             a_tried_event_is_remembered_until_the_mark_passes_it,
             places_commit_with_rows_and_the_others_stay,
             a_record_is_kept_for_as_long_as_it_is_tried_or_queues,
+            a_record_is_known_for_as_long_as_it_may_come_again,
             where_a_projection_began_outlives_its_versions,
             the_same_version_is_the_same_store_and_another_one_has_its_own_rows,
             a_version_that_is_there_opens_with_its_own_models,
@@ -397,6 +398,42 @@ pub fn a_record_is_kept_for_as_long_as_it_is_tried_or_queues(stores: &dyn ModelS
     store.commit(RowBatch { parks: vec![tried], records, ..RowBatch::default() }).unwrap();
     commit(&*store, vec![], 12);
     assert_eq!((store.record(Position(9)), store.record(Position(12))), (Ok(None), Ok(None)));
+}
+
+/// A day, or a million offsets; in its partition.
+pub fn a_record_is_known_for_as_long_as_it_may_come_again(stores: &dyn ModelStores) {
+    let store = open(stores);
+    let day = Seen::WITHIN.as_micros() as u64;
+    let seen = |partition, number: u8, offset, at| Seen {
+        topic: name(TopicName::new, "orders"),
+        partition,
+        same: Digest::of(&[number]),
+        offset,
+        at: Timestamp(at),
+    };
+    let see = |seen: Vec<Seen>| store.commit(RowBatch { seen, ..RowBatch::default() }).unwrap();
+    let find = |like: &Seen| store.seen(&like.topic, like.partition, &like.same).unwrap();
+    let (first, elsewhere) = (seen(0, 1, 5, 10 * day), seen(1, 1, 7, day));
+    see(vec![first.clone(), elsewhere.clone()]);
+    assert_eq!((find(&first), find(&elsewhere)), (Some(first.clone()), Some(elsewhere.clone())));
+    assert_eq!(find(&seen(0, 2, 0, 0)), None);
+    assert!(
+        first.comes_again_as(&seen(0, 1, 6, 9 * day))
+            && first.comes_again_as(&seen(0, 1, 5 + Seen::AMONG, 11 * day))
+    );
+    for other in [seen(0, 1, 6, 9 * day - 1), seen(0, 1, 6 + Seen::AMONG, 10 * day), seen(0, 1, 4, 10 * day)]
+    {
+        assert!(!first.comes_again_as(&other), "{other:?}");
+    }
+    // The last of them counts.
+    let again = seen(0, 1, 20, 13 * day);
+    see(vec![again.clone(), seen(0, 2, 21, 13 * day)]);
+    assert_eq!(find(&again), Some(again.clone()));
+    // What can't come again is forgotten, in its partition.
+    see(vec![seen(0, 3, 22, 16 * day), seen(0, 4, 23, 16 * day)]);
+    assert_eq!((find(&again), find(&seen(0, 2, 0, 0)), find(&elsewhere)), (None, None, Some(elsewhere)));
+    see(vec![seen(0, 5, 24 + Seen::AMONG, 16 * day)]);
+    assert_eq!(find(&seen(0, 3, 0, 0)), None);
 }
 
 /// All of them begin there.

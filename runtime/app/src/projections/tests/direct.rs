@@ -19,6 +19,7 @@ struct Bank {
     broken: Arc<AtomicBool>,
     spec: ProjectionSpec,
     start: Start,
+    dedupe: Option<Dedupe>,
     projections: Projections,
 }
 
@@ -79,7 +80,18 @@ impl Bank {
         });
         let spec = ProjectionSpec { source, lane_by: LaneBy::Record(Selector::Key), ..spec() };
         let projections = projections(&bus, &log, &models, &engine);
-        Self { bus, topic, log, models, engine, broken, spec, start: Start::Earliest, projections }
+        Self {
+            bus,
+            topic,
+            log,
+            models,
+            engine,
+            broken,
+            spec,
+            start: Start::Earliest,
+            dedupe: None,
+            projections,
+        }
     }
 
     async fn deployed(self) -> Self {
@@ -90,7 +102,7 @@ impl Bank {
     fn deployment(&self, module: &str) -> ProjectionDeployment {
         let module = ebb_domain::digest::Digest::of(module.as_bytes());
         let event_type = Selector::Header("kind".into());
-        let spec = TopicSpec { start: self.start, event_type, ..TopicSpec::default() };
+        let spec = TopicSpec { start: self.start, event_type, dedupe: self.dedupe, ..TopicSpec::default() };
         let topics = BTreeMap::from([(self.topic.clone(), spec)]);
         ProjectionDeployment {
             spec: self.spec.clone(),
@@ -122,6 +134,18 @@ impl Bank {
     fn record(&self, partition: u32, account: &str, kind: &str, by: i64) -> u64 {
         let value = json!({ "by": by }).to_string();
         self.bus.given(&self.topic, partition, account, &[("kind", kind)], value)
+    }
+
+    /// The same, as a CloudEvent.
+    fn event(&self, partition: u32, account: &str, id: &str) {
+        let headers = [
+            ("ce_specversion", "1.0"),
+            ("ce_id", id),
+            ("ce_source", "urn:shop"),
+            ("ce_type", "Paid"),
+            ("content-type", "application/json"),
+        ];
+        self.bus.given(&self.topic, partition, account, &headers, "{\"by\":1}");
     }
 
     fn balance(&self, account: &str) -> Option<i64> {
@@ -423,6 +447,32 @@ async fn records_of_types_that_nobody_wants_are_passed_and_not_kept() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_record_that_is_sent_twice_counts_once_in_its_partition_and_in_rows_that_are_made_anew() {
+    let mut bank = Bank::open();
+    bank.dedupe = Some(Dedupe::EventId);
+    let bank = bank.deployed().await;
+    let send = |bank: &Bank, partition, id: &str| bank.event(partition, "ann", id);
+    // In one batch, in another, and behind a restart.
+    for id in ["1", "1", "2"] {
+        send(&bank, 0, id);
+    }
+    bank.has("ann", 2).await;
+    send(&bank, 0, "1");
+    send(&bank, 1, "1");
+    bank.has("ann", 3).await;
+    let bank = bank.restarted().await.deployed().await;
+    send(&bank, 0, "2");
+    send(&bank, 0, "3");
+    bank.has("ann", 4).await;
+    assert_eq!(bank.status().serving.counters.duplicates, 1);
+    bank.drained().await;
+    let before = bank.status().serving.version;
+    bank.projections.rebuild(&name()).await.unwrap();
+    bank.until("swapped", |bank| bank.status().serving.version != before).await;
+    assert_eq!((bank.balance("ann"), bank.status().serving.counters.duplicates), (Some(4), 3));
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_broker_is_told_again_where_it_is_when_it_starts() {
     let bank = Bank::open().deployed().await;
     bank.paid(0, "ann", 1);
@@ -471,7 +521,7 @@ async fn records_that_are_read_otherwise_are_another_version() {
     assert_ne!(plain, of(Some(Dedupe::EventId), None, Start::Earliest));
 }
 
-/// Troubles at random: commits that fail, brokers that break off, ends of the process, damaged files, poison; in the end
+/// Troubles at random: commits that fail, brokers that break off, ends of the process, damaged files, poison, doubles; in the end
 /// each record is in the rows once, or parked.
 #[tokio::test(start_paused = true)]
 async fn whatever_happens_each_record_is_in_the_rows_once() {
@@ -484,12 +534,13 @@ async fn whatever_happens_each_record_is_in_the_rows_once() {
             state % sides
         };
         let mut bank = Bank::open();
+        bank.dedupe = Some(Dedupe::EventId);
         bank.spec.retry.backoff = Duration::from_millis(10);
         bank.spec.batch.max_events = NonZeroUsize::new(1 + dice(9) as usize).unwrap();
         bank.spec.lanes = NonZeroUsize::new(1 + dice(3) as usize).unwrap();
         let mut bank = bank.deployed().await;
         let mut expected: BTreeMap<String, i64> = BTreeMap::new();
-        let mut module = 0;
+        let (mut module, mut sent) = (0, BTreeSet::new());
         for _ in 0..40 {
             for _ in 0..dice(12) {
                 let key = dice(5);
@@ -497,6 +548,15 @@ async fn whatever_happens_each_record_is_in_the_rows_once() {
                     (format!("a{key}"), ["Paid", "Paid", "Paid", "Paid", "Bad", "Trap"][dice(6) as usize]);
                 bank.record((key % 2) as u32, &account, kind, 1);
                 *expected.entry(account).or_default() += 1;
+            }
+            for _ in 0..dice(4) {
+                // A producer that sends some of them twice.
+                let (key, id) = (dice(5), dice(60).to_string());
+                let account = format!("a{key}");
+                bank.event((key % 2) as u32, &account, &format!("{account}-{id}"));
+                if sent.insert((key, id)) {
+                    *expected.entry(account).or_default() += 1;
+                }
             }
             match dice(9) {
                 0 => bank = bank.restarted().await.deployed().await,

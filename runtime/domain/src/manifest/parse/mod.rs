@@ -150,7 +150,6 @@ impl<'a> Walk<'a> {
         self.one_consumer_each(root, &projections, &functions);
         self.one_group_each(root, &aggregates, &projections, &functions);
         let topics = self.each(root, "topic", |text| TopicName::new(text), Self::topic);
-        self.none_deduped_straight(root, &projections, &topics);
         let App { name, hosts, cors, relay, chains } = app?;
         Some(Manifest {
             name,

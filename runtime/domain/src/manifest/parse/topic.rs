@@ -390,39 +390,6 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// What comes straight is not remembered by its id.
-    pub(super) fn none_deduped_straight(
-        &mut self,
-        root: &Section<'a>,
-        projections: &BTreeMap<ProjectionName, ProjectionSpec>,
-        topics: &BTreeMap<TopicName, TopicSpec>,
-    ) {
-        for spec in projections.values() {
-            let Source::Topics(source) = &spec.source else { continue };
-            let deduped = source
-                .topics
-                .iter()
-                .filter(|topic| topics.get(*topic).is_some_and(|spec| spec.dedupe.is_some()));
-            for topic in deduped.filter(|_| source.via == Via::Direct) {
-                let table = root.get("topic").and_then(|field| field.value.as_table());
-                let Some(field) = table.and_then(|table| Section::root(table).get(topic)) else { continue };
-                let message = format!(
-                    "projection `{}` takes records of `{topic}` straight, and `dedupe` is for those that come by way of \
-                     the app's log",
-                    spec.name
-                );
-                let hint = "leave `dedupe` out, or `via = \"direct\"`".to_owned();
-                self.reader.report(
-                    ProblemKind::Clash,
-                    field.key_at,
-                    format!("topic.{}", field.key),
-                    message,
-                    hint,
-                );
-            }
-        }
-    }
-
     /// Commands from topics are consumed under a name that must be theirs alone.
     pub(super) fn one_consumer_each(
         &mut self,
