@@ -26,9 +26,10 @@ use ebb_domain::port::bus::{
 };
 use ebb_domain::text::Text;
 use ebb_domain::topic::{NewRecord, Place, Start};
+use offsets::Asking;
 use parking_lot::Mutex;
 use producer::Producing;
-use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::consumer::Consumer as _;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
@@ -38,9 +39,6 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// How long a connection that only asks is kept when nobody asks any more.
 const KEPT: Duration = Duration::from_secs(60);
-
-/// A client that asks on behalf of a group.
-type Asking = BaseConsumer<producer::Quiet>;
 
 /// A Kafka cluster.
 pub struct Kafka {
@@ -85,7 +83,7 @@ impl Kafka {
             *used = now;
             return Ok(consumer.clone());
         }
-        let consumer = Arc::new(offsets::asking(&self.settings, group)?);
+        let consumer = Arc::new(Asking::new(&self.settings, group)?);
         asking.insert(group.to_owned(), (consumer.clone(), now));
         Ok(consumer)
     }
@@ -154,7 +152,7 @@ impl Bus for Kafka {
         let asking = self.asking(group);
         Box::pin(async move {
             let consumer = asking?;
-            blocking(move || offsets::lag(&settings, &consumer, &topics)).await
+            blocking(move || consumer.lag(&settings, &topics)).await
         })
     }
 }

@@ -6,13 +6,19 @@ use crate::{PATIENCE, error, topic_ids};
 use ebb_domain::name::TopicName;
 use ebb_domain::port::bus::{BusError, BusErrorKind, PartitionLag, Standing, Subscription};
 use ebb_domain::topic::{self, Start};
+use parking_lot::Mutex;
 use rdkafka::config::FromClientConfigAndContext;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
-use rdkafka::{Offset, TopicPartitionList};
+use rdkafka::error::KafkaError;
+use rdkafka::{Message as _, Offset, TopicPartitionList};
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
-use tracing::info;
+use std::ops::Range;
+use std::time::{Duration, Instant};
+use tracing::{debug, info};
 use uuid::Uuid;
+
+/// How long it is looked whether there is a record.
+const LOOKING: Duration = Duration::from_secs(1);
 
 /// Errors that are listened to, of a client that could not reach anybody.
 const TOLD: usize = 50;
@@ -20,7 +26,14 @@ const TOLD: usize = 50;
 /// A client that asks on behalf of a group, and is no member of it.
 pub(crate) fn asking(settings: &Settings, group: &str) -> Result<BaseConsumer<Quiet>, BusError> {
     let mut config = settings.client();
-    config.set("group.id", group).set("enable.auto.commit", "false").set("isolation.level", "read_committed");
+    config
+        .set("group.id", group)
+        .set("enable.auto.commit", "false")
+        .set("isolation.level", "read_committed")
+        // It reads only to see whether there is anything: see `Asking`.
+        .set("enable.partition.eof", "true")
+        .set("auto.offset.reset", "error")
+        .set("queued.min.messages", "1");
     BaseConsumer::from_config_and_context(&config, Quiet::default())
         .map_err(|failure| error::of(settings, "no client can be made", &failure))
 }
@@ -270,14 +283,108 @@ pub(crate) fn standing(settings: &Settings, standing: &Standing) -> Result<Vec<t
     places.into_iter().map(place).collect()
 }
 
-/// How much is left for a group.
-pub(crate) fn lag(
-    settings: &Settings,
-    consumer: &BaseConsumer<Quiet>,
-    topics: &BTreeMap<TopicName, Start>,
-) -> Result<Vec<PartitionLag>, BusError> {
+/// Asks how much is left for a group.
+///
+/// An offset is not always a record: the end of a transaction has one as well, and so has what was aborted. Who has taken all
+/// records of a topic that transactions write would seem to be behind for ever, and keep workers from being let go. So where
+/// nothing moves from one question to the next, it is looked whether there is a record at all.
+pub(crate) struct Asking {
+    consumer: BaseConsumer<Quiet>,
+    looked: Mutex<BTreeMap<(TopicName, i32), Looked>>,
+}
+
+/// What is known of the offsets that are left of a partition.
+struct Looked {
+    left: Range<i64>,
+    /// Whether none of them is a record; none: nobody has looked.
+    is_empty: Option<bool>,
+}
+
+impl Asking {
+    pub(crate) fn new(settings: &Settings, group: &str) -> Result<Self, BusError> {
+        Ok(Self { consumer: asking(settings, group)?, looked: Mutex::default() })
+    }
+
+    /// How much is left for the group.
+    pub(crate) fn lag(
+        &self,
+        settings: &Settings,
+        topics: &BTreeMap<TopicName, Start>,
+    ) -> Result<Vec<PartitionLag>, BusError> {
+        // One at a time: what is looked at is assigned to the client.
+        let mut looked = self.looked.lock();
+        let places = places(settings, &self.consumer, topics)?;
+        let mut suspects: BTreeMap<&TopicName, Vec<(i32, Range<i64>)>> = BTreeMap::new();
+        for place in &places {
+            let Some(left) = left(place).filter(|left| !left.is_empty()) else { continue };
+            let key = (place.topic.clone(), place.partition);
+            match looked.get(&key).filter(|looked| looked.left == left) {
+                Some(Looked { is_empty: Some(_), .. }) => {}
+                Some(_) => suspects.entry(&place.topic).or_default().push((place.partition, left)),
+                None => {
+                    looked.insert(key, Looked { left, is_empty: None });
+                }
+            }
+        }
+        for (topic, suspects) in suspects {
+            for (partition, is_empty) in self.look(topic, &suspects) {
+                if let Some(looked) = looked.get_mut(&(topic.clone(), partition)) {
+                    looked.is_empty = Some(is_empty);
+                }
+            }
+        }
+        let mut lag = lag(&places, topics);
+        for (place, lag) in places.iter().zip(&mut lag) {
+            let known = looked.get(&(place.topic.clone(), place.partition));
+            if known.is_some_and(|known| {
+                known.is_empty == Some(true) && Some(&known.left) == left(place).as_ref()
+            }) {
+                lag.lag = 0;
+            }
+        }
+        Ok(lag)
+    }
+
+    /// Which of a topic's partitions have no record in these ranges, and which have. Those of which it can't be told now are
+    /// left out.
+    fn look(&self, topic: &TopicName, ranges: &[(i32, Range<i64>)]) -> BTreeMap<i32, bool> {
+        let mut list = TopicPartitionList::new();
+        for (partition, range) in ranges {
+            if list.add_partition_offset(topic, *partition, Offset::Offset(range.start)).is_err() {
+                return BTreeMap::new();
+            }
+        }
+        if self.consumer.assign(&list).is_err() {
+            return BTreeMap::new();
+        }
+        let mut found = BTreeMap::new();
+        let until = Instant::now() + LOOKING;
+        while found.len() < ranges.len() && Instant::now() < until {
+            match self.consumer.poll(LOOKING / 20) {
+                Some(Ok(message)) => {
+                    found.insert(message.partition(), false);
+                }
+                Some(Err(KafkaError::PartitionEOF(partition))) => {
+                    found.entry(partition).or_insert(true);
+                }
+                Some(Err(_)) | None => {}
+            }
+        }
+        if let Err(error) = self.consumer.unassign() {
+            debug!(%error, "partitions that were looked at can't be given back");
+        }
+        found
+    }
+}
+
+/// What is between where a group stands in a partition and its end.
+fn left(place: &Place) -> Option<Range<i64>> {
+    place.committed.map(|committed| committed.max(place.low)..place.high)
+}
+
+fn lag(places: &[Place], topics: &BTreeMap<TopicName, Start>) -> Vec<PartitionLag> {
     let number = |offset: i64| u64::try_from(offset).unwrap_or_default();
-    let lag = places(settings, consumer, topics)?.into_iter().map(|place| {
+    let lag = places.iter().map(|place| {
         let next = match (place.committed, topics.get(&place.topic)) {
             (Some(committed), _) => committed.max(place.low),
             (None, Some(Start::Latest)) => place.high,
@@ -288,8 +395,8 @@ pub(crate) fn lag(
             committed: place.committed.map(number),
             end: number(place.high),
             lag: number(place.high - next),
-            topic: place.topic,
+            topic: place.topic.clone(),
         }
     });
-    Ok(lag.collect())
+    lag.collect()
 }

@@ -148,6 +148,33 @@ async fn a_version_is_built_from_what_the_topic_has_and_refused_when_that_is_gon
 }
 
 #[tokio::test]
+async fn who_has_taken_all_records_of_a_topic_that_transactions_write_is_not_behind() {
+    let Some(kafka) = Kafka::shared().await else { return };
+    let (name, by_log) = (kafka.unique("straight"), kafka.unique("by-log"));
+    let topic = kafka.topic("transactions", 2).await;
+    let node = node(kafka).await;
+    node.deploy(&straight(&name, &topic, "")).await;
+    let source = format!("source = {{ topics = [\"{topic}\"], command = \"write\" }}");
+    node.deploy(&notes(&by_log, &source, "relay = \"off\"")).await;
+    for round in 0..3 {
+        let records: Vec<_> = (0..20).map(|n| record(n % 2, &format!("{round}-{n}"), "Written")).collect();
+        kafka.produce_in_transaction(&topic, &records, true).await;
+        kafka.produce_in_transaction(&topic, &records, false).await;
+    }
+    for app in [&name, &by_log] {
+        let groups = status(&node, app, "nothing is left", |status| {
+            status["groups"][0]["records"] == 60 && status["groups"][0]["lag"] == 0
+        });
+        groups.await;
+    }
+    assert_eq!(
+        writes(&node, &name, &topic).await,
+        [(0, 30), (1, 30)].into(),
+        "what was aborted is in no row"
+    );
+}
+
+#[tokio::test]
 async fn what_is_gone_and_what_was_made_again_halts_it_until_somebody_accepts_that() {
     let Some(kafka) = Kafka::shared().await else { return };
     let (name, topic) = (kafka.unique("halted"), kafka.topic("halted", 1).await);

@@ -94,10 +94,15 @@ impl Topics {
         for lag in &mut left {
             let place =
                 places.iter().find(|place| (&place.topic, place.partition) == (&lag.topic, lag.partition));
-            lag.committed = place.map(|place| place.next);
-            if let Some(place) = place {
+            let Some(place) = place else {
+                lag.committed = None;
+                continue;
+            };
+            // Where the broker knows the same place, it also knows how many of the offsets left are no records.
+            if lag.committed != Some(place.next) {
                 lag.lag = lag.end.saturating_sub(place.next);
             }
+            lag.committed = Some(place.next);
         }
         Some(left)
     }
