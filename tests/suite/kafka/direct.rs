@@ -5,6 +5,7 @@ use super::{node, notes, status};
 use ebb_tests::{App, Dice, Kafka, Node, Record, eventually, guest};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 /// Notes whose projection takes records straight from a topic; `more` is about the topic.
 fn straight(name: &str, topic: &str, more: &str) -> App {
@@ -51,7 +52,7 @@ async fn rows_are_exact_whatever_dies_in_between_and_poison_is_parked_while_othe
     let Some(kafka) = Kafka::shared().await else { return };
     let mut dice = Dice::seeded();
     let (name, topic) = (kafka.unique("straight"), kafka.topic("straight", 3).await);
-    let mut node = node(kafka).await;
+    let mut node = Node::builder().env("EBB_KAFKA", kafka.brokers()).faults().start().await;
     node.deploy(&straight(&name, &topic, "dedupe = \"event-id\"")).await;
     let (mut wanted, mut poison) = (BTreeMap::<u64, u64>::new(), 0);
     for round in 0..4 {
@@ -77,8 +78,16 @@ async fn rows_are_exact_whatever_dies_in_between_and_poison_is_parked_while_othe
             records.push(written);
         }
         let (first, second) = records.split_at(dice.roll(100..1400) as usize);
+        let point = ["rows.before-commit", "rows.after-commit"].get(round);
+        if let Some(point) = point {
+            node.fault(&format!("crash {point} {}\n", dice.roll(1..4)));
+        }
         kafka.produce(&topic, first).await;
-        node.kill().await;
+        match point {
+            Some(_) => assert_eq!(node.died(Duration::from_secs(60)).await, Some(9)),
+            None => node.kill().await,
+        }
+        node.fault("");
         kafka.produce(&topic, second).await;
         node.start().await;
     }
@@ -106,6 +115,23 @@ async fn rows_are_exact_whatever_dies_in_between_and_poison_is_parked_while_othe
     let left = node.ebb_control(&["dead-letters", "list", "--app", &name, "--json"]).await.ok().to_owned();
     assert_eq!(left.lines().count(), poison - 1);
     node.app(&name).get("/models/notes").header("ebb-after", 1).await.problem(400, "bad_header");
+}
+
+#[tokio::test]
+async fn where_it_begins_is_durable_before_anything_is_taken() {
+    let Some(kafka) = Kafka::shared().await else { return };
+    let (name, topic) = (kafka.unique("begins"), kafka.unique("begins"));
+    let mut node = Node::builder().env("EBB_KAFKA", kafka.brokers()).faults().start().await;
+    node.deploy(&straight(&name, &topic, "start = \"latest\"")).await;
+    status(&node, &name, "it waits", |status| status["groups"][0]["state"] == "halted").await;
+    node.fault("crash serving.after-rename 1\n");
+    kafka.create_topic(&topic, 1, &[]).await;
+    assert_eq!(node.died(Duration::from_secs(60)).await, Some(9), "it has just kept where it begins");
+    node.fault("");
+    kafka.produce(&topic, &[record(0, "a", "Written")]).await;
+    node.start().await;
+    taken(kafka, &node, &name, &topic).await;
+    assert_eq!(writes(&node, &name, &topic).await, [(0, 1)].into());
 }
 
 #[tokio::test]
