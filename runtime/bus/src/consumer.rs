@@ -1,8 +1,8 @@
 //! A consumer: a thread that polls, and a bounded channel to whoever takes the records. It is a member of a group, and has the
 //! partitions that the group gives it, or has partitions of its own.
 //!
-//! It polls whether somebody takes records or not, so that the group does not give it up; when more wait than may, it pauses
-//! its partitions.
+//! It polls whether somebody takes records or not, so that the group does not give it up; when as many wait as may, it takes
+//! no more from librdkafka, and pauses its partitions if that lasts.
 
 use crate::producer::Quiet;
 use crate::settings::Settings;
@@ -20,7 +20,7 @@ use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _, ConsumerContext
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode as Code};
 use rdkafka::message::{BorrowedMessage, Headers as _};
 use rdkafka::{ClientConfig, Message, Offset, TopicPartitionList};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
@@ -33,8 +33,15 @@ use uuid::Uuid;
 /// Records that wait to be taken at most.
 const WAITING: usize = 10_000;
 
-/// Bytes that they may have together before partitions are paused.
+/// Bytes that they may have together, about.
 const WAITING_BYTES: usize = 16 << 20;
+
+/// How long nobody takes any before partitions are paused: a pause throws away what was fetched ahead, and a poll has to come
+/// now and then.
+const PAUSED_AFTER: Duration = Duration::from_secs(1);
+
+/// How long it is waited for room.
+const ROOM: Duration = Duration::from_millis(1);
 
 /// How long one poll waits: what was told to end is noticed after that.
 const POLL: Duration = Duration::from_millis(50);
@@ -150,6 +157,8 @@ impl Member {
             bytes: bytes.clone(),
             stop: stop.clone(),
             settings: settings.clone(),
+            held: VecDeque::new(),
+            full_since: None,
         };
         let thread = std::thread::Builder::new().name("kafka".to_owned()).spawn(move || poller.run());
         let thread = thread.map_err(|error| BusError::new(BusErrorKind::Unavailable, error.to_string()))?;
@@ -271,69 +280,73 @@ struct Poller {
     bytes: Arc<AtomicUsize>,
     stop: Arc<AtomicBool>,
     settings: Arc<Settings>,
+    /// What was fetched and found no room.
+    held: VecDeque<Item>,
+    /// Since when nothing more finds room.
+    full_since: Option<std::time::Instant>,
 }
 
 impl Poller {
-    fn run(self) {
+    fn run(mut self) {
         while !self.stop.load(Ordering::Relaxed) && !self.sender.is_closed() {
-            self.balance();
-            match self.consumer.poll(POLL) {
-                Some(Ok(message)) => {
-                    let record = owned(&message);
-                    self.bytes.fetch_add(record.weight(), Ordering::Relaxed);
-                    if !self.hand_over(Ok(record)) {
-                        return;
-                    }
-                }
-                Some(Err(failure)) => {
-                    if let Some(error) = self.failure(&failure)
-                        && !self.hand_over(Err(error))
-                    {
-                        return;
-                    }
-                }
-                None => {}
+            if self.has_room() {
+                self.fetch(POLL);
+            } else if self.full_since.get_or_insert_with(std::time::Instant::now).elapsed() < PAUSED_AFTER {
+                // librdkafka bounds what it fetches ahead, and a pause would throw that away.
+                std::thread::sleep(ROOM);
+            } else {
+                self.pause(true);
+                // So that the group does not give this member up. There is nothing but what was on its way.
+                self.fetch(POLL);
             }
         }
     }
 
-    /// Pauses when too much waits, and goes on when half of that was taken.
-    fn balance(&self) {
-        let context = self.consumer.context();
-        let (paused, bytes) = (context.paused.load(Ordering::Relaxed), self.bytes.load(Ordering::Relaxed));
-        let waiting = WAITING - self.sender.capacity();
-        let too_much = bytes > WAITING_BYTES || waiting > WAITING * 3 / 4;
-        let little = bytes < WAITING_BYTES / 2 && waiting < WAITING / 4;
-        let wanted = if paused { !little } else { too_much };
-        if paused == wanted {
+    /// Hands over what is held, as far as there is room. Whether there is for more.
+    fn has_room(&mut self) -> bool {
+        while let Some(item) = self.held.pop_front() {
+            let weight = item.as_ref().map_or(0, Record::weight);
+            self.bytes.fetch_add(weight, Ordering::Relaxed);
+            if let Err(error) = self.sender.try_send(item) {
+                self.bytes.fetch_sub(weight, Ordering::Relaxed);
+                // That nobody wants it any more, `run` sees.
+                self.held.push_front(error.into_inner());
+                return false;
+            }
+        }
+        let bytes = self.bytes.load(Ordering::Relaxed);
+        if self.consumer.context().paused.load(Ordering::Relaxed) {
+            // What comes back is fetched again: only for more than a little.
+            if bytes > WAITING_BYTES / 2 || self.sender.capacity() < WAITING / 2 {
+                return false;
+            }
+            self.pause(false);
+        }
+        let has_room = bytes <= WAITING_BYTES;
+        if has_room {
+            self.full_since = None;
+        }
+        has_room
+    }
+
+    fn fetch(&mut self, wait: Duration) {
+        match self.consumer.poll(wait) {
+            Some(Ok(message)) => self.held.push_back(Ok(owned(&message))),
+            Some(Err(failure)) => self.held.extend(self.failure(&failure).map(Err)),
+            None => {}
+        }
+    }
+
+    fn pause(&self, pause: bool) {
+        if self.consumer.context().paused.swap(pause, Ordering::Relaxed) == pause {
             return;
         }
-        context.paused.store(wanted, Ordering::Relaxed);
-        let done = self.consumer.assignment().and_then(|partitions| match wanted {
+        let done = self.consumer.assignment().and_then(|partitions| match pause {
             true => self.consumer.pause(&partitions),
             false => self.consumer.resume(&partitions),
         });
         if let Err(error) = done {
             debug!(%error, "partitions can't be paused or resumed");
-        }
-    }
-
-    /// False: nobody wants it any more.
-    fn hand_over(&self, mut item: Item) -> bool {
-        loop {
-            match self.sender.try_send(item) {
-                Ok(()) => return true,
-                Err(mpsc::error::TrySendError::Closed(_)) => return false,
-                Err(mpsc::error::TrySendError::Full(back)) => {
-                    // More came than a pause can hold back at once. The group is to see that this member lives.
-                    item = back;
-                    self.balance();
-                    std::thread::sleep(Duration::from_millis(5));
-                    if self.stop.load(Ordering::Relaxed) {
-                        return false;
-                    }
-                }
-            }
         }
     }
 

@@ -1,6 +1,6 @@
 //! What a relay publishes by, and where it keeps how far it has got: the last record of the compacted topic `{app}.relay`.
 
-use crate::producer::{Producing, Quiet};
+use crate::producer::{Delivery, Producing, Quiet};
 use crate::settings::Settings;
 use crate::topics::mark_topic;
 use crate::{PATIENCE, blocking, error, offsets};
@@ -13,7 +13,6 @@ use rdkafka::config::FromClientConfigAndContext;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::KafkaError;
 use rdkafka::producer::Producer as _;
-use rdkafka::producer::future_producer::DeliveryFuture;
 use rdkafka::{Message, Offset, TopicPartitionList};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -32,7 +31,7 @@ pub(crate) struct Link {
     topic: TopicName,
     mark: RelayMark,
     /// The mark that is on its way.
-    telling: Option<DeliveryFuture>,
+    telling: Option<Arc<Delivery>>,
 }
 
 impl Link {
@@ -76,7 +75,7 @@ impl Link {
 
     async fn told(&mut self) -> Result<(), BusError> {
         match self.telling.take() {
-            Some(telling) => self.producing()?.delivered(telling).await,
+            Some(telling) => self.producing()?.delivered(&telling).await,
             None => Ok(()),
         }
     }
@@ -90,8 +89,7 @@ impl Link {
         producing.produce(records).await?;
         // Only now, and without waiting: what comes next is published meanwhile. Lost, a few events come again.
         self.told().await?;
-        let telling = producing.send(&self.mark_record(mark));
-        self.telling = Some(telling.map_err(|failure| error::of(&self.settings, &self.topic, &failure))?);
+        self.telling = Some(producing.send(&self.mark_record(mark))?);
         Ok(())
     }
 

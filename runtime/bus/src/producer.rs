@@ -2,7 +2,7 @@
 
 use crate::error;
 use crate::settings::Settings;
-use ebb_domain::port::bus::{BusError, BusErrorKind};
+use ebb_domain::port::bus::BusError;
 use ebb_domain::topic::NewRecord;
 use parking_lot::Mutex;
 use rdkafka::ClientContext;
@@ -11,15 +11,18 @@ use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::ConsumerContext;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use rdkafka::message::{Header, OwnedHeaders};
-use rdkafka::producer::future_producer::DeliveryFuture;
-use rdkafka::producer::{FutureProducer, FutureRecord, Producer as _};
-use std::collections::VecDeque;
+use rdkafka::producer::{BaseRecord, DeliveryResult, Producer as _, ProducerContext, ThreadedProducer};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
+use tokio::sync::Notify;
 use tracing::{debug, warn};
 
 /// How long a batch may take until the broker has it: then it is given up, and begun anew.
 const DELIVERY: Duration = Duration::from_secs(60);
+
+/// How long it is waited for room where the queue is full.
+const FULL: Duration = Duration::from_millis(1);
 
 /// Hears what a client says of itself. Errors of connections come again and again while a broker is away: whoever waits tells
 /// of them once.
@@ -67,10 +70,44 @@ impl ClientContext for Quiet {
 
 impl ConsumerContext for Quiet {}
 
+impl ProducerContext for Quiet {
+    type DeliveryOpaque = Arc<Delivery>;
+
+    fn delivery(&self, result: &DeliveryResult<'_>, delivery: Arc<Delivery>) {
+        if let Err((failure, message)) = result {
+            let topic = || rdkafka::Message::topic(message).to_owned();
+            delivery.failed.lock().get_or_insert_with(|| (failure.clone(), topic()));
+        }
+        delivery.one_less();
+    }
+}
+
+/// Records that are on their way together: one word for all of them, where each with a future of its own would cost more than
+/// the record.
+pub(crate) struct Delivery {
+    /// Those that the broker has not taken yet, and one while more are handed over.
+    left: AtomicUsize,
+    /// The first that it did not take, and its topic.
+    failed: Mutex<Option<(KafkaError, String)>>,
+    arrived: Notify,
+}
+
+impl Delivery {
+    fn new() -> Arc<Self> {
+        Arc::new(Self { left: AtomicUsize::new(1), failed: Mutex::default(), arrived: Notify::new() })
+    }
+
+    fn one_less(&self) {
+        if self.left.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.arrived.notify_one();
+        }
+    }
+}
+
 /// A producer.
 pub(crate) struct Producing {
     settings: Arc<Settings>,
-    pub(crate) producer: FutureProducer<Quiet>,
+    pub(crate) producer: ThreadedProducer<Quiet>,
     heard: Quiet,
 }
 
@@ -113,7 +150,7 @@ impl Producing {
             Some(id) => config.set("transactional.id", id).set("transaction.timeout.ms", "60000"),
         };
         let heard = Quiet::default();
-        let producer = FutureProducer::from_config_and_context(&config, heard.clone())
+        let producer = ThreadedProducer::from_config_and_context(&config, heard.clone())
             .map_err(|failure| error::of(settings, "no producer can be made", &failure))?;
         Ok(Self { settings: settings.clone(), producer, heard })
     }
@@ -125,15 +162,15 @@ impl Producing {
 
     /// Produces records, in their order for each key, and waits until the broker has all of them.
     pub(crate) async fn produce(&self, records: Vec<NewRecord>) -> Result<(), BusError> {
-        let mut under_way = VecDeque::with_capacity(records.len());
         let produced = async {
-            for record in records {
-                self.enqueue(record, &mut under_way).await?;
+            let delivery = Delivery::new();
+            for record in &records {
+                while !self.enqueue(record, &delivery)? {
+                    tokio::time::sleep(FULL).await;
+                }
             }
-            while let Some(delivery) = under_way.pop_front() {
-                self.delivered(delivery).await?;
-            }
-            Ok(())
+            delivery.one_less();
+            self.delivered(&delivery).await
         };
         match tokio::time::timeout(DELIVERY, produced).await {
             Ok(produced) => produced,
@@ -141,51 +178,46 @@ impl Producing {
         }
     }
 
-    /// Hands a record over; where the queue is full, waits for the records before it.
-    async fn enqueue(
-        &self,
-        record: NewRecord,
-        under_way: &mut VecDeque<DeliveryFuture>,
-    ) -> Result<(), BusError> {
-        loop {
-            match self.send(&record) {
-                Ok(delivery) => {
-                    under_way.push_back(delivery);
-                    return Ok(());
-                }
-                Err(KafkaError::MessageProduction(Code::QueueFull)) => match under_way.pop_front() {
-                    Some(delivery) => self.delivered(delivery).await?,
-                    None => tokio::time::sleep(Duration::from_millis(5)).await,
-                },
-                Err(failure) => return Err(self.failed(&record, &failure)),
-            }
+    /// Hands a record over, without waiting for the broker.
+    pub(crate) fn send(&self, record: &NewRecord) -> Result<Arc<Delivery>, BusError> {
+        let delivery = Delivery::new();
+        if !self.enqueue(record, &delivery)? {
+            return Err(self.failed(record, &KafkaError::MessageProduction(Code::QueueFull)));
         }
+        delivery.one_less();
+        Ok(delivery)
     }
 
-    /// Hands a record over.
-    pub(crate) fn send(&self, record: &NewRecord) -> Result<DeliveryFuture, KafkaError> {
+    /// Hands a record over. False: the queue is full.
+    fn enqueue(&self, record: &NewRecord, delivery: &Arc<Delivery>) -> Result<bool, BusError> {
         let mut headers = OwnedHeaders::new_with_capacity(record.headers.len());
         for (name, value) in &record.headers {
             headers = headers.insert(Header { key: name, value: Some(&value[..]) });
         }
-        let mut sent = FutureRecord::<[u8], [u8]>::to(&record.topic).headers(headers);
-        if let Some(key) = &record.key {
-            sent = sent.key(key);
+        let mut sent =
+            BaseRecord::<[u8], [u8], _>::with_opaque_to(&record.topic, delivery.clone()).headers(headers);
+        sent.key = record.key.as_deref();
+        sent.payload = record.value.as_deref();
+        delivery.left.fetch_add(1, Ordering::Relaxed);
+        let failure = match self.producer.send(sent) {
+            Ok(()) => return Ok(true),
+            Err((failure, _)) => failure,
+        };
+        delivery.one_less();
+        match failure {
+            KafkaError::MessageProduction(Code::QueueFull) => Ok(false),
+            failure => Err(self.failed(record, &failure)),
         }
-        if let Some(value) = &record.value {
-            sent = sent.payload(value);
-        }
-        self.producer.send_result(sent).map_err(|(failure, _)| failure)
     }
 
-    pub(crate) async fn delivered(&self, delivery: DeliveryFuture) -> Result<(), BusError> {
-        match delivery.await {
-            Ok(Ok(_)) => Ok(()),
-            Ok(Err((failure, message))) => {
-                let topic = rdkafka::Message::topic(&message).to_owned();
-                Err(error::of(&self.settings, &format!("topic `{topic}`"), &failure))
-            }
-            Err(_) => Err(BusError::new(BusErrorKind::Unavailable, "the producer was dropped")),
+    /// Waits until the broker has all of them.
+    pub(crate) async fn delivered(&self, delivery: &Delivery) -> Result<(), BusError> {
+        while delivery.left.load(Ordering::Acquire) > 0 {
+            delivery.arrived.notified().await;
+        }
+        match delivery.failed.lock().take() {
+            None => Ok(()),
+            Some((failure, topic)) => Err(error::of(&self.settings, &format!("topic `{topic}`"), &failure)),
         }
     }
 

@@ -10,9 +10,10 @@ use bytes::Bytes;
 /// is that of this hop, the attribute that of where it began (distributed tracing extension).
 #[must_use]
 pub fn record_of(event: &StoredEvent, app: &AppName, topic: TopicName) -> NewRecord {
-    let mut headers = vec![(Text::from_static("content-type"), event.content_type.clone().into_bytes())];
+    let mut headers = Vec::with_capacity(18);
+    headers.push((Text::from_static("content-type"), event.content_type.clone().into_bytes()));
     for (name, value) in event.attributes(app) {
-        headers.push((format!("ce_{name}").into(), Bytes::from(value.into_owned())));
+        headers.push((header_of(name), Bytes::from(value.into_owned())));
     }
     if let Some(trace) = &event.commit.traceparent {
         headers.push((Text::from_static("traceparent"), trace.clone().into_bytes()));
@@ -23,6 +24,28 @@ pub fn record_of(event: &StoredEvent, app: &AppName, topic: TopicName) -> NewRec
         headers,
         value: Some(event.data.clone()),
     }
+}
+
+/// The header of an attribute. Those that every event has cost nothing: the relay writes them for each.
+fn header_of(attribute: &'static str) -> Text {
+    Text::from_static(match attribute {
+        "specversion" => "ce_specversion",
+        "id" => "ce_id",
+        "source" => "ce_source",
+        "type" => "ce_type",
+        "subject" => "ce_subject",
+        "time" => "ce_time",
+        "position" => "ce_position",
+        "sequence" => "ce_sequence",
+        "schemaversion" => "ce_schemaversion",
+        "partitionkey" => "ce_partitionkey",
+        "commandid" => "ce_commandid",
+        "correlationid" => "ce_correlationid",
+        "causationid" => "ce_causationid",
+        "actor" => "ce_actor",
+        "module" => "ce_module",
+        other => return format!("ce_{other}").into(),
+    })
 }
 
 /// The record that an event is, as it came; of an event that is none, what the relay would publish.
