@@ -1,15 +1,14 @@
 //! Compiled modules on disk: one file for each module, kind and fingerprint of the engine, with a MAC over all of it.
 //! Loading one runs machine code from it, so that nothing is loaded whose MAC does not fit.
 //!
-//! A file is the code as wasmtime serialises it (an ELF image, which says itself where it ends), then 32 bytes of
-//! HMAC-SHA256 over fingerprint, digest, kind and code.
+//! A file is the code as wasmtime serialises it (an ELF image, which says itself where it ends), then 32 bytes of keyed
+//! BLAKE3 over fingerprint, digest, kind and code.
 
 use crate::world::KindExt;
 use ebb_domain::digest::Digest;
 use ebb_domain::port::guest::ModuleKind;
 use ebb_faults::{Point, crash_point};
-use hmac::{Hmac, Mac};
-use sha2::Sha256;
+use parking_lot::Mutex;
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
@@ -18,6 +17,9 @@ use wasmtime::component::Component;
 use wasmtime::{Engine, Module, Precompiled};
 
 const MAC_BYTES: usize = 32;
+
+/// The largest buffer that is kept.
+const BUFFER: usize = 2 << 20;
 
 /// Machine code in memory.
 pub(crate) enum Artefact {
@@ -43,6 +45,8 @@ pub(crate) struct Artefacts {
     fingerprint: String,
     key: [u8; 32],
     next_temporary: AtomicU64,
+    /// What artefacts are read into: pages that are there cost a cold call less than fresh ones.
+    buffer: Mutex<Vec<u8>>,
 }
 
 impl Artefacts {
@@ -61,7 +65,7 @@ impl Artefacts {
                 tracing::warn!(folder = %entry.path().display(), %error, "artefacts of another engine can't be removed");
             }
         }
-        Ok(Self { folder, fingerprint, key, next_temporary: AtomicU64::new(0) })
+        Ok(Self { folder, fingerprint, key, next_temporary: AtomicU64::new(0), buffer: Mutex::default() })
     }
 
     fn path(&self, digest: &Digest, kind: ModuleKind) -> PathBuf {
@@ -73,14 +77,14 @@ impl Artefacts {
         self.path(digest, kind).is_file()
     }
 
-    fn mac(&self, digest: &Digest, kind: ModuleKind, code: &[u8]) -> Hmac<Sha256> {
-        let mut mac = Hmac::<Sha256>::new_from_slice(&self.key).expect("HMAC takes keys of any length");
+    fn mac(&self, digest: &Digest, kind: ModuleKind, code: &[u8]) -> blake3::Hash {
+        let mut mac = blake3::Hasher::new_keyed(&self.key);
         mac.update(self.fingerprint.as_bytes());
         mac.update(&digest.0);
         mac.update(kind.name().as_bytes());
         mac.update(&[0]);
         mac.update(code);
-        mac
+        mac.finalize()
     }
 
     /// Keeps an artefact; it is there whole or not at all, also after a crash.
@@ -90,7 +94,7 @@ impl Artefacts {
         let written = (|| {
             let mut file = File::create(&temporary)?;
             file.write_all(code)?;
-            file.write_all(&self.mac(digest, kind, code).finalize().into_bytes())?;
+            file.write_all(self.mac(digest, kind, code).as_bytes())?;
             file.sync_all()?;
             crash_point(Point::ArtefactBeforeRename);
             fs::rename(&temporary, self.path(digest, kind))?;
@@ -112,18 +116,34 @@ impl Artefacts {
     /// The artefact with its MAC checked, in memory for running; none if there is none that can be trusted.
     pub(crate) fn load(&self, engine: &Engine, digest: &Digest, kind: ModuleKind) -> Option<Artefact> {
         let path = self.path(digest, kind);
-        let mut bytes = Vec::new();
-        File::open(&path).and_then(|mut file| file.read_to_end(&mut bytes)).ok()?;
-        let trusted = bytes
-            .len()
-            .checked_sub(MAC_BYTES)
-            .is_some_and(|end| self.mac(digest, kind, &bytes[..end]).verify_slice(&bytes[end..]).is_ok());
-        if !trusted {
+        let mut bytes =
+            self.buffer.try_lock().map(|mut buffer| std::mem::take(&mut *buffer)).unwrap_or_default();
+        bytes.clear();
+        let artefact = self.load_by(&mut bytes, &path, engine, digest, kind);
+        if bytes.capacity() <= BUFFER
+            && let Some(mut buffer) = self.buffer.try_lock()
+        {
+            *buffer = bytes;
+        }
+        artefact
+    }
+
+    fn load_by(
+        &self,
+        bytes: &mut Vec<u8>,
+        path: &Path,
+        engine: &Engine,
+        digest: &Digest,
+        kind: ModuleKind,
+    ) -> Option<Artefact> {
+        File::open(path).and_then(|mut file| file.read_to_end(bytes)).ok()?;
+        let (code, mac) = bytes.split_last_chunk::<MAC_BYTES>()?;
+        // In constant time.
+        if self.mac(digest, kind, code) != *mac {
             tracing::warn!(artefact = %path.display(), "the artefact is damaged or not ours: it is compiled again");
             return None;
         }
-        bytes.truncate(bytes.len() - MAC_BYTES);
-        match deserialize(engine, &bytes) {
+        match deserialize(engine, code) {
             Ok(code) => Some(code),
             Err(error) => {
                 tracing::warn!(artefact = %path.display(), error = %format!("{error:#}"), "the artefact can't be loaded");

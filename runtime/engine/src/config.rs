@@ -79,6 +79,9 @@ fn config(pooled_instances: Option<u32>) -> Config {
         .async_stack_size(CALL_STACK)
         .async_stack_zeroing(true);
     config.memory_init_cow(true);
+    // For native debuggers and profilers; wasmtime's own backtraces and traps do without it, and every load of a module would
+    // read, copy and register it.
+    config.native_unwind_info(false);
     match pooled_instances {
         Some(instances) => {
             config.memory_reservation(MEMORY_RESERVATION);
