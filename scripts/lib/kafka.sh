@@ -9,7 +9,7 @@
 
 ensure_kafka() {
     local pom version home
-    pom="$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)/tests/kafka/pom.xml"
+    pom="$(_kafka_files)/pom.xml"
     version="$(sed -n 's:.*<kafka.version>\(.*\)</kafka.version>.*:\1:p' "$pom")"
     home="$EBB_TOOLS/kafka-$version"
     command -v java >/dev/null 2>&1 || _apt_install default-jre-headless || return 1
@@ -22,6 +22,10 @@ ensure_kafka() {
     export KAFKA_LIB="$home/lib"
 }
 
+_kafka_files() {
+    (cd "$(dirname "${BASH_SOURCE[0]}")/../../tests/kafka" && pwd)
+}
+
 _install_kafka() {
     mvn --batch-mode --quiet --file "$KAFKA_POM" dependency:copy-dependencies -DoutputDirectory="$1/lib" || return 1
     # It halves what a start costs; without it brokers start all the same.
@@ -31,9 +35,28 @@ _install_kafka() {
 # Starts a broker once, and has the JVM write down the classes that it loaded. The options that matter to the archive are
 # those of tests/src/kafka/broker.rs.
 _archive_classes() {
-    local lib="$1" archive="$2" port=$((RANDOM % 9000 + 21000)) work broker tries=0
-    local java=(java -Xmx320m -XX:+UseSerialGC -classpath "$lib/*")
+    local archive="$2" work
     work="$(mktemp -d)"
+    KAFKA_LIB="$1" _run_broker "$work" -XX:ArchiveClassesAtExit="$archive" -Xmx320m -XX:+UseSerialGC
+    kill "$KAFKA_PID" 2>/dev/null
+    wait "$KAFKA_PID" 2>/dev/null
+    rm -rf "$work"
+    [ -s "$archive" ]
+}
+
+# A broker for measurements, in a folder of its own, as one is run: the JVM's own choices, more memory. It is there until
+# `kill $KAFKA_PID`; KAFKA_BROKERS says where. A command before it (`taskset -c 1`) comes after the folder.
+start_kafka() {
+    local work="$1"
+    shift
+    ensure_kafka && KAFKA_RUN="$*" _run_broker "$work" -Xms512m -Xmx512m
+}
+
+# A broker on a free port, once it listens: FOLDER, and options of the JVM.
+_run_broker() {
+    local work="$1" port=$((RANDOM % 9000 + 21000)) tries=0
+    shift
+    local classes=(-Dlog4j2.configurationFile="$(_kafka_files)/log4j2.properties" -classpath "$KAFKA_LIB/*")
     cat >"$work/server.properties" <<PROPERTIES
 process.roles=broker,controller
 node.id=1
@@ -41,17 +64,21 @@ controller.quorum.voters=1@127.0.0.1:$((port + 1))
 listeners=PLAINTEXT://127.0.0.1:$port,CONTROLLER://127.0.0.1:$((port + 1))
 controller.listener.names=CONTROLLER
 log.dirs=$work/data
+auto.create.topics.enable=false
+offsets.topic.replication.factor=1
+offsets.topic.num.partitions=1
+transaction.state.log.replication.factor=1
+transaction.state.log.min.isr=1
+transaction.state.log.num.partitions=1
+group.initial.rebalance.delay.ms=0
 PROPERTIES
-    "${java[@]}" kafka.tools.StorageTool format --cluster-id=AAAAAAAAAAAAAAAAAAAAAQ --config "$work/server.properties" >/dev/null 2>&1
-    "${java[@]}" -XX:ArchiveClassesAtExit="$archive" kafka.Kafka "$work/server.properties" >/dev/null 2>&1 &
-    broker=$!
+    java "${classes[@]}" kafka.tools.StorageTool format --cluster-id=AAAAAAAAAAAAAAAAAAAAAQ --config "$work/server.properties" >/dev/null 2>&1
+    # shellcheck disable=SC2086
+    ${KAFKA_RUN:-} java "$@" "${classes[@]}" kafka.Kafka "$work/server.properties" >"$work/broker.log" 2>&1 &
+    KAFKA_PID=$! KAFKA_BROKERS="127.0.0.1:$port"
     until (: <"/dev/tcp/127.0.0.1/$port") 2>/dev/null; do
         tries=$((tries + 1))
-        [ "$tries" -lt 600 ] && kill -0 "$broker" 2>/dev/null || break
+        [ "$tries" -lt 600 ] && kill -0 "$KAFKA_PID" 2>/dev/null || break
         sleep 0.1
     done
-    kill "$broker" 2>/dev/null
-    wait "$broker" 2>/dev/null
-    rm -rf "$work"
-    [ -s "$archive" ]
 }

@@ -3,7 +3,7 @@
 //!     ebb-bench [--pin] WHAT EBB
 //!
 //! where WHAT is `log`, `appends`, `open [EVENTS]`, `commands`, `functions WASMTIME`, `cold`, `fairness`,
-//! `projections [EVENTS]`, `year FILE.ndjson`, `empty`, or `all`.
+//! `projections [EVENTS]`, `kafka BROKERS [PART]`, `year FILE.ndjson`, `empty`, or `all`.
 //!
 //! Rates and percentiles are medians of three runs, of what is compared in turn; the rows of `open`, `year` and `empty` are of one. What is
 //! compared does the same work as durably: a group is one fsync, and nobody is answered before it.
@@ -14,6 +14,7 @@ mod cores;
 mod figures;
 mod functions;
 mod http;
+mod kafka;
 mod log;
 mod node;
 mod projections;
@@ -26,7 +27,7 @@ use std::time::Duration;
 pub const SPAN: Duration = Duration::from_secs(4);
 /// Measurements of one figure.
 pub const RUNS: usize = 3;
-const USAGE: &str = "usage: ebb-bench [--pin] log | appends | open [EVENTS] | commands | functions WASMTIME | cold | fairness | projections [EVENTS] | year FILE.ndjson | empty | all EBB";
+const USAGE: &str = "usage: ebb-bench [--pin] log | appends | open [EVENTS] | commands | functions WASMTIME | cold | fairness | projections [EVENTS] | kafka BROKERS [PART] | year FILE.ndjson | empty | all EBB";
 
 fn main() {
     let mut arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -40,6 +41,9 @@ fn main() {
         // What the measurements below start.
         ["write", folder, events] => return log::write(&runtime, folder.as_ref(), number(events)),
         ["hello"] => return runtime.block_on(functions::native()),
+        ["native-kafka", what, folder, brokers, topic] => {
+            return runtime.block_on(kafka::native::serve(what, folder, brokers, topic));
+        }
         ["native", folder] => return runtime.block_on(commands::native(folder.as_ref())),
         what => {
             machine();
@@ -54,6 +58,8 @@ fn main() {
                 ["fairness", ebb] => runtime.block_on(functions::fairness(ebb)),
                 ["projections", ebb] => runtime.block_on(projections::all(ebb, 1_000_000)),
                 ["projections", events, ebb] => runtime.block_on(projections::all(ebb, number(events))),
+                ["kafka", brokers, ebb] => runtime.block_on(kafka::all(ebb, brokers, None)),
+                ["kafka", brokers, part, ebb] => runtime.block_on(kafka::all(ebb, brokers, Some(part))),
                 ["year", commands, ebb] => runtime.block_on(year::all(ebb, commands)),
                 ["empty", ebb] => runtime.block_on(empty(ebb)),
                 ["all", ebb] => {
