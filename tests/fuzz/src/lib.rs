@@ -12,6 +12,8 @@ use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 #[path = "../../../runtime/cli/src/import/lines.rs"]
 mod lines;
 
+mod record;
+
 /// A target: its name, and what it does with bytes.
 pub type Target = (&'static str, fn(&[u8]));
 
@@ -34,6 +36,7 @@ pub const TARGETS: &[Target] = &[
     ("import_lines", import_lines),
     ("component", ebb_engine::fuzz::admit),
     ("http_answer", ebb_engine::fuzz::http_answer),
+    ("record", record::read),
 ];
 
 /// Runs the target of this name.
@@ -146,6 +149,7 @@ pub fn seeds() -> Vec<(&'static str, Vec<u8>)> {
     let mut seeds = ebb_store::testing::fuzz::seeds();
     seeds.extend(ebb_server::fuzz::seeds());
     seeds.extend(ebb_engine::fuzz::seeds());
+    seeds.extend(record::SEEDS.iter().map(|seed| ("record", seed.as_bytes().to_vec())));
     let manifests = [
         include_str!("../../../guest-examples/bank/ebb.toml"),
         include_str!("../../../guest-examples/flights/ebb.toml"),

@@ -46,6 +46,15 @@ const SOURCE: &str = "urn:ebbtide:";
 /// The longest id that ties events together, in bytes.
 const MAX_ID: usize = 256;
 
+/// The largest value that is kept beside the data, where that is only a part of it: 1 MiB.
+const MAX_VALUE: usize = 1 << 20;
+
+/// What a header or an attribute takes besides its name and its value, at most: producers may send a million empty ones.
+const ENTRY: usize = 16;
+
+/// The longest reason why a record can't be read, in bytes: some quote it.
+const MAX_PROBLEM: usize = 1024;
+
 /// Attributes of a CloudEvent, by name.
 pub type Attributes = BTreeMap<String, String>;
 
@@ -248,8 +257,8 @@ impl Incoming {
         for (name, value) in &record.headers {
             let Some(attribute) = name.strip_prefix("ce_") else { continue };
             let value = value.as_deref().unwrap_or_default();
-            let value =
-                std::str::from_utf8(value).map_err(|_| format!("its header `{name}` is not UTF-8"))?;
+            let value = std::str::from_utf8(value)
+                .map_err(|_| format!("its header `{}` is not UTF-8", short(name)))?;
             self.envelope.attributes.insert(attribute.to_owned(), value.to_owned());
         }
         self.content_type = match record.header("content-type") {
@@ -264,10 +273,15 @@ impl Incoming {
             return Err("a record holds one CloudEvent; batches are for HTTP".to_owned());
         }
         if !is_json(kind) {
-            return Err(format!("`{kind}` is not a format of CloudEvents that is read here; JSON is"));
+            return Err(format!(
+                "`{}` is not a format of CloudEvents that is read here; JSON is",
+                short(kind)
+            ));
         }
-        let mut document: BTreeMap<String, Box<RawValue>> = serde_json::from_slice(&self.data)
-            .map_err(|error| format!("its value is not the JSON object that `{kind}` promises: {error}"))?;
+        let mut document: BTreeMap<String, Box<RawValue>> =
+            serde_json::from_slice(&self.data).map_err(|error| {
+                format!("its value is not the JSON object that `{}` promises: {error}", short(kind))
+            })?;
         let data = (document.remove("data"), document.remove("data_base64"));
         for (name, value) in document {
             let value = match serde_json::from_str(value.get()) {
@@ -364,6 +378,12 @@ impl Incoming {
         if self.data.len() > MAX_DATA {
             return Err(format!("its data has {} bytes, and an event at most {MAX_DATA}", self.data.len()));
         }
+        if let Some(Blob(value)) = self.envelope.value.as_ref().filter(|value| value.0.len() > MAX_VALUE) {
+            let size = value.len();
+            return Err(format!(
+                "its value has {size} bytes, and one with data in a field at most {MAX_VALUE}"
+            ));
+        }
         let size = self.envelope.size();
         if size > MAX_ENVELOPE {
             return Err(format!("its key and headers have {size} bytes, and may have {MAX_ENVELOPE}"));
@@ -372,8 +392,12 @@ impl Incoming {
     }
 
     /// An event that says what is wrong, with as much of the record as an event can hold.
-    fn unreadable(&mut self, problem: String) {
+    fn unreadable(&mut self, mut problem: String) {
         self.event_type = Text::from_static(UNREADABLE);
+        // The whole value is what can't be read.
+        if let Some(Blob(value)) = self.envelope.value.take() {
+            self.data = value;
+        }
         if self.data.len() > MAX_DATA {
             self.data = Bytes::new();
         }
@@ -382,6 +406,7 @@ impl Incoming {
             let key = self.envelope.key.take().filter(|key| key.0.len() <= 1024);
             self.envelope = Envelope { key, tombstone: self.envelope.tombstone, ..Envelope::default() };
         }
+        problem.truncate(problem.floor_char_boundary(MAX_PROBLEM));
         self.envelope.problem = Some(problem);
     }
 }
@@ -395,8 +420,9 @@ pub fn actor(topic: &TopicName) -> Text {
 impl Envelope {
     fn size(&self) -> usize {
         let blob = |blob: &Option<Blob>| blob.as_ref().map_or(0, |blob| blob.0.len());
-        let headers: usize = self.headers.iter().map(|(name, value)| name.len() + blob(value)).sum();
-        let attributes: usize = self.attributes.iter().map(|(name, value)| name.len() + value.len()).sum();
+        let headers = self.headers.iter().map(|(name, value)| name.len() + blob(value) + ENTRY);
+        let attributes = self.attributes.iter().map(|(name, value)| name.len() + value.len() + ENTRY);
+        let (headers, attributes): (usize, usize) = (headers.sum(), attributes.sum());
         blob(&self.key) + headers + attributes
     }
 }
@@ -534,6 +560,27 @@ mod tests {
         let long = "h".repeat(MAX_ENVELOPE);
         let incoming = read(&[("big", &long)], "{}");
         assert!(incoming.envelope.headers.is_empty() && incoming.envelope.key.is_some());
+    }
+
+    /// What it takes in the log, besides what every commit has.
+    fn size(incoming: &Incoming) -> usize {
+        serde_json::to_vec(&incoming.envelope).unwrap().len() + incoming.data.len()
+    }
+
+    #[test]
+    fn nothing_that_a_broker_takes_is_too_large_for_a_commit() {
+        let spec = TopicSpec { data: Some("data".into()), ..TopicSpec::default() };
+        let padded = format!(r#"{{"data":1,"rest":"{}"}}"#, "\\\"".repeat(1 << 20));
+        let beside = Incoming::read(&record(&[], &padded), &spec);
+        assert!(beside.envelope.problem.as_ref().is_some_and(|problem| problem.contains("its value has")));
+        let empty = Record { headers: vec![("".into(), None); 500_000], ..record(&[], "{}") };
+        let quoted =
+            read(&[("content-type", &format!("application/cloudevents+{}", "x".repeat(5 << 20)))], "{}");
+        assert!(quoted.envelope.problem.as_ref().is_some_and(|problem| problem.contains("not a format")));
+        for incoming in [beside, Incoming::read(&empty, &spec), quoted] {
+            assert!(size(&incoming) < crate::limits::cap::COMMIT_BYTES / 2, "{}", size(&incoming));
+            assert_eq!(&*incoming.event_type, UNREADABLE);
+        }
     }
 
     #[test]
