@@ -6,19 +6,18 @@
 
 use crate::producer::Quiet;
 use crate::settings::Settings;
-use crate::{error, link, offsets};
+use crate::{error, headers, link, offsets};
 use bytes::Bytes;
 use ebb_domain::name::TopicName;
 use ebb_domain::port::Future;
 use ebb_domain::port::bus::{BusError, BusErrorKind, Consumer, Done, Subscription};
-use ebb_domain::text::Text;
 use ebb_domain::time::Timestamp;
 use ebb_domain::topic::{Place, Record};
 use rdkafka::client::ClientContext;
 use rdkafka::config::{FromClientConfigAndContext, RDKafkaLogLevel};
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _, ConsumerContext, Rebalance};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode as Code};
-use rdkafka::message::{BorrowedMessage, Headers as _};
+use rdkafka::message::BorrowedMessage;
 use rdkafka::{ClientConfig, Message, Offset, TopicPartitionList};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -378,12 +377,6 @@ impl Poller {
 
 /// A copy that does not keep the fetched block alive.
 fn owned(message: &BorrowedMessage<'_>) -> Record {
-    let headers = message.headers().map(|headers| {
-        let owned = |header: rdkafka::message::Header<'_, &[u8]>| {
-            (Text::from(header.key), header.value.map(Bytes::copy_from_slice))
-        };
-        headers.iter().map(owned).collect()
-    });
     let millis = message.timestamp().to_millis().and_then(|millis| u64::try_from(millis).ok());
     Record {
         topic: TopicName::trusted(message.topic().into()),
@@ -391,7 +384,7 @@ fn owned(message: &BorrowedMessage<'_>) -> Record {
         offset: u64::try_from(message.offset()).unwrap_or_default(),
         timestamp: millis.map(Timestamp::from_millis),
         key: message.key().map(Bytes::copy_from_slice),
-        headers: headers.unwrap_or_default(),
+        headers: headers::of(message),
         value: message.payload().map(Bytes::copy_from_slice),
     }
 }

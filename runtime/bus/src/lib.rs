@@ -10,6 +10,7 @@
 
 mod consumer;
 mod error;
+mod headers;
 mod link;
 mod offsets;
 mod producer;

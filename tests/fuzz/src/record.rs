@@ -24,9 +24,9 @@ pub(crate) const SEEDS: &[&str] = &[
     "00content-type:application/cloudevents+json\n\n{\"specversion\":\"1.0\",\"id\":\"1\",\"source\":\"/s\",\"type\":\"T\",\"data\":{\"x\":1}}",
     "00content-type:application/cloudevents+json\n\n{\"specversion\":\"1.0\",\"id\":\"1\",\"source\":\"/s\",\"type\":\"T\",\"datacontenttype\":\"text/plain\",\"data_base64\":\"aGk=\"}",
     "00content-type:application/cloudevents-batch+json\n\n[]",
-    "10kind:Paid\n\n{\"data\":{\"x\":1}}",
-    "30\n\n{\"kind\":\"Paid\",\"data\":{\"x\":1}}",
-    "40\n\n",
+    "!0kind:Paid\n\n{\"data\":{\"x\":1}}",
+    "#0\n\n{\"kind\":\"Paid\",\"data\":{\"x\":1}}",
+    "p0\n\n",
     "09x:y\n\n\"abc\",",
     "00\n\n{\"position\":42}",
 ];
@@ -69,7 +69,7 @@ fn spec(flags: u8) -> TopicSpec {
         2 => Selector::Attribute("kind".into()),
         _ => Selector::Field("kind".into()),
     };
-    let data = (flags & 0x10 != 0).then(|| "data".to_owned());
+    let data = (flags & 0x10 == 0).then(|| "data".to_owned());
     TopicSpec { start: Start::Earliest, event_type, data, dedupe: Some(Dedupe::EventId) }
 }
 
