@@ -1,5 +1,6 @@
 //! One deployed app, open: its log, its command path, its projections, and what is deployed of it.
 
+use crate::bus_task::Doing;
 use crate::chains::{ChainStatus, Chains};
 use crate::commands::{
     AggregateFunction, CommandError, CommandReply, CommandRequest, CommandService, StateError,
@@ -23,11 +24,16 @@ use ebb_domain::topic::RelaySpec;
 use parking_lot::RwLock;
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::{OnceCell, Semaphore};
+use tokio::time::Instant;
 use tracing::{error, warn};
 
 /// States that are folded at once to be looked at: each takes an instance.
 const FOLDING: usize = 4;
+
+/// How often it is looked how those do that have just begun to work with the broker.
+const ASK: Duration = Duration::from_millis(20);
 
 /// One deployed app that is open. Whoever uses it holds it, and nobody closes it meanwhile unless it is removed or the
 /// node shuts down.
@@ -412,6 +418,36 @@ impl App {
 
     fn end(&self) -> Position {
         self.log.durable().borrow().position
+    }
+
+    /// Takes no records of topics any more, and is no member of any group.
+    pub(crate) async fn leave_topics(&self) {
+        self.intakes.deploy(BTreeMap::new()).await;
+    }
+
+    /// What keeps it from publishing or consuming, as far as that is known within this time.
+    pub async fn kafka_problems(&self, patience: Duration) -> Vec<String> {
+        let until = Instant::now() + patience;
+        loop {
+            let relay = self.relay_status().map(|relay| relay.doing());
+            let groups = self.intake_status().into_iter().map(|group| group.doing());
+            let all: Vec<Doing> = relay.into_iter().chain(groups).collect();
+            if all.contains(&Doing::Beginning) && Instant::now() < until {
+                tokio::time::sleep(ASK).await;
+                continue;
+            }
+            let problem = |doing| match doing {
+                Doing::Well => None,
+                Doing::Trouble(problem) => Some(problem),
+                Doing::Beginning => Some(format!(
+                    "Kafka has not answered within {} s; `ebb status` says how it goes on",
+                    patience.as_secs()
+                )),
+            };
+            let mut problems: Vec<String> = all.into_iter().filter_map(problem).collect();
+            problems.dedup();
+            return problems;
+        }
     }
 
     /// Finishes commands under way, stops the projections and closes the log. Then notes whether it is at rest.

@@ -48,6 +48,17 @@ pub(crate) enum Trouble {
     Halted(String),
 }
 
+/// How a task is doing, for whoever has just started it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Doing {
+    /// Nothing is known yet.
+    Beginning,
+    /// It works, or would if there were something to do.
+    Well,
+    /// It does not, and why.
+    Trouble(String),
+}
+
 /// A running task.
 pub(crate) struct BusTask {
     stop: watch::Sender<bool>,

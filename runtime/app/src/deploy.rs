@@ -55,6 +55,17 @@ pub struct Deployment {
     pub offers: Option<Offers>,
 }
 
+/// What whoever deploys is told: the deployment, which serves, and what keeps it from being of use.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Deployed {
+    /// The deployment.
+    #[serde(flatten)]
+    pub deployment: Deployment,
+    /// What is wrong around it, for people: topics that are not there, brokers that don't answer.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
+}
+
 /// What a deployment offers, in short.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Offers {

@@ -392,6 +392,9 @@ impl Node {
         let removed = self.catalogue.write().remove(app);
         if let Some(removed) = removed {
             let _turn = removed.turn().await;
+            if let Some(app) = removed.if_open() {
+                app.leave_topics().await;
+            }
             removed.remove().await;
         }
         self.deps.engine.forget(app);

@@ -8,13 +8,14 @@
 //! * An event is published only when it is durable, and the mark passes it only when the broker has it.
 //! * A broker that is away costs nothing but that it lags.
 
-use crate::bus_task::{BusTask, Stop, StopSignal, Trouble, Work, attempt_until_stopped};
+use crate::bus_task::{BusTask, Doing, Stop, StopSignal, Trouble, Work, attempt_until_stopped};
 use ebb_domain::event::Position;
 use ebb_domain::name::{AppName, TopicName};
 use ebb_domain::port::bus::{Bus, BusError, BusErrorKind, RelayLink, RelayMark, RelayNeeds};
 use ebb_domain::port::log::{Durable, EventBatch, EventFilter, EventLog, ReadLimits, Records};
 use ebb_domain::text::Text;
 use ebb_domain::topic::{self, RelaySpec};
+use ebb_faults::{Point, crash_point};
 use parking_lot::Mutex;
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -65,6 +66,18 @@ pub struct RelayStatus {
     pub lag: Option<u64>,
     /// Events published since the app was opened.
     pub events: u64,
+}
+
+impl RelayStatus {
+    pub(crate) fn doing(&self) -> Doing {
+        match &self.state {
+            RelayState::Retrying { error: why } | RelayState::Halted { reason: why } => {
+                Doing::Trouble(format!("events are not published: {why}"))
+            }
+            _ if self.mark.is_none() => Doing::Beginning,
+            _ => Doing::Well,
+        }
+    }
 }
 
 #[derive(Default)]
@@ -278,6 +291,7 @@ impl Publisher {
             let both = futures_util::future::join(publishing, reading);
             let (done, read) = stop.unless_stopped(both).await?;
             done?;
+            crash_point(Point::RelayAfterPublish);
             mark = next;
             self.published(mark, count);
             idle_since = Instant::now();

@@ -45,6 +45,9 @@ const ROOM: Duration = Duration::from_millis(1);
 /// How long one poll waits: what was told to end is noticed after that.
 const POLL: Duration = Duration::from_millis(50);
 
+/// How long giving partitions back may take.
+const LEAVING: Duration = Duration::from_secs(2);
+
 /// What the thread hears and does.
 #[derive(Default)]
 struct Context {
@@ -245,7 +248,17 @@ impl Consumer for Member {
         self.ids.get(topic).copied()
     }
 
-    fn close(mut self: Box<Self>) -> Future<'static, ()> {
+    fn close(self: Box<Self>) -> Future<'static, ()> {
+        self.end(false)
+    }
+
+    fn leave(self: Box<Self>) -> Future<'static, ()> {
+        self.end(true)
+    }
+}
+
+impl Member {
+    fn end(mut self: Box<Self>, for_good: bool) -> Future<'static, ()> {
         Box::pin(async move {
             self.stop.store(true, Ordering::Relaxed);
             let thread = self.thread.take();
@@ -259,11 +272,28 @@ impl Consumer for Member {
                 if let Err(error) = consumer.commit_consumer_state(CommitMode::Sync) {
                     debug!(%error, "the last offsets were not committed");
                 }
+                if for_good {
+                    take_leave(&consumer);
+                }
                 drop(consumer);
             });
             let _ = closed.await;
         })
     }
+}
+
+/// A static member that is closed tells nobody, and has its partitions until its session ends (KIP-345). One that
+/// subscribes to nothing any more does.
+fn take_leave(consumer: &BaseConsumer<Context>) {
+    consumer.unsubscribe();
+    let until = std::time::Instant::now() + LEAVING;
+    // Partitions are given back where it is polled. What was fetched of them before is for others.
+    while consumer.assignment().is_ok_and(|partitions| partitions.count() > 0)
+        && std::time::Instant::now() < until
+    {
+        let _ = consumer.poll(POLL);
+    }
+    let _ = consumer.poll(POLL);
 }
 
 impl Drop for Member {

@@ -31,6 +31,7 @@ use offsets::Asking;
 use parking_lot::Mutex;
 use producer::Producing;
 use rdkafka::consumer::Consumer as _;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
@@ -99,8 +100,12 @@ impl Bus for Kafka {
             let settings = self.settings.clone();
             let found = blocking(move || {
                 let consumer = offsets::asking(&settings, "ebbtide")?;
-                let id = consumer.client().fetch_cluster_id(PATIENCE);
-                id.ok_or_else(|| offsets::unreachable(&settings, &consumer))
+                let id = |patience| {
+                    let id = consumer.client().fetch_cluster_id(patience);
+                    id.ok_or(KafkaError::MetadataFetch(RDKafkaErrorCode::OperationTimedOut))
+                };
+                offsets::ask(&settings, &consumer, id)?
+                    .map_err(|failure| error::of(&settings, "the cluster has no id", &failure))
             });
             let cluster = Text::from(found.await?);
             Ok(self.cluster.get_or_init(|| cluster).clone())

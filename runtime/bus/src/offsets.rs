@@ -9,7 +9,7 @@ use ebb_domain::topic::{self, Start};
 use parking_lot::Mutex;
 use rdkafka::config::FromClientConfigAndContext;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
-use rdkafka::error::KafkaError;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use rdkafka::{Message as _, Offset, TopicPartitionList};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -22,6 +22,12 @@ const LOOKING: Duration = Duration::from_secs(1);
 
 /// Errors that are listened to, of a client that could not reach anybody.
 const TOLD: usize = 50;
+
+/// How long a question waits before it is looked whether there will be an answer.
+const ONCE: Duration = Duration::from_millis(250);
+
+/// How long brokers are waited for that can't be connected to: the next attempt finds those that came back.
+const CONNECT: Duration = Duration::from_secs(2);
 
 /// A client that asks on behalf of a group, and is no member of it.
 pub(crate) fn asking(settings: &Settings, group: &str) -> Result<BaseConsumer<Quiet>, BusError> {
@@ -38,15 +44,49 @@ pub(crate) fn asking(settings: &Settings, group: &str) -> Result<BaseConsumer<Qu
         .map_err(|failure| error::of(settings, "no client can be made", &failure))
 }
 
-/// Nobody answered: what the client was told meanwhile says why. It is told when it is polled.
+/// Nobody answered: what the client was told meanwhile says why.
 pub(crate) fn unreachable(settings: &Settings, consumer: &BaseConsumer<Quiet>) -> BusError {
+    listen(consumer, Duration::from_millis(5));
+    error::unreachable(settings, consumer.context())
+}
+
+/// A client is told what is wrong with its connections when it is polled.
+fn listen(consumer: &BaseConsumer<Quiet>, patience: Duration) {
     // What it has to tell comes with what it logs, one at a time.
     for _ in 0..TOLD {
-        if let Some(Err(failure)) = consumer.poll(Duration::from_millis(5)) {
+        if let Some(Err(failure)) = consumer.poll(patience) {
             consumer.context().hear(&failure, &failure.to_string());
         }
     }
-    error::unreachable(settings, consumer.context())
+}
+
+/// Asks the brokers until one answers. A client with the wrong password would try to connect for as long as it may; it is
+/// told at once, and so is whoever asks.
+pub(crate) fn ask<T>(
+    settings: &Settings,
+    consumer: &BaseConsumer<Quiet>,
+    question: impl Fn(Duration) -> Result<T, KafkaError>,
+) -> Result<Result<T, KafkaError>, BusError> {
+    let begun = Instant::now();
+    loop {
+        let failure = match question(ONCE) {
+            Ok(answer) => return Ok(Ok(answer)),
+            Err(failure) => failure,
+        };
+        match failure.rdkafka_error_code() {
+            None | Some(Code::BrokerTransportFailure | Code::OperationTimedOut | Code::AllBrokersDown) => {}
+            Some(_) => return Ok(Err(failure)),
+        }
+        listen(consumer, Duration::ZERO);
+        let heard = consumer.context().last();
+        let given_up = match &heard {
+            Some((code, _)) => !error::of_code(settings, "", *code).passes() || begun.elapsed() >= CONNECT,
+            None => begun.elapsed() >= PATIENCE,
+        };
+        if given_up {
+            return Err(error::unreachable(settings, consumer.context()));
+        }
+    }
 }
 
 /// A partition of a topic, as a group finds it.
@@ -67,21 +107,15 @@ fn partitions<'a>(
     let mut list = TopicPartitionList::new();
     for topic in topics {
         let what = format!("topic `{topic}`");
-        let metadata = consumer.fetch_metadata(Some(topic), PATIENCE).map_err(|failure| {
-            match failure.rdkafka_error_code() {
-                Some(rdkafka::error::RDKafkaErrorCode::BrokerTransportFailure) | None => {
-                    unreachable(settings, consumer)
-                }
-                Some(_) => error::of(settings, &what, &failure),
-            }
-        })?;
+        let metadata = ask(settings, consumer, |patience| consumer.fetch_metadata(Some(topic), patience))?
+            .map_err(|failure| error::of(settings, &what, &failure))?;
         let found = metadata.topics().iter().find(|found| found.name() == &**topic);
         if let Some(code) = found.and_then(rdkafka::metadata::MetadataTopic::error) {
             return Err(error::of_code(settings, &what, code.into()));
         }
         let partitions = found.map(|found| found.partitions()).unwrap_or_default();
         if partitions.is_empty() {
-            return Err(error::of_code(settings, &what, rdkafka::error::RDKafkaErrorCode::UnknownTopic));
+            return Err(error::of_code(settings, &what, Code::UnknownTopic));
         }
         for partition in partitions {
             list.add_partition(topic, partition.id());

@@ -103,8 +103,8 @@ async fn check(
 async fn there(settings: Arc<Settings>) -> Result<BTreeMap<String, usize>, BusError> {
     blocking(move || {
         let client = offsets::asking(&settings, "ebbtide")?;
-        let metadata =
-            client.fetch_metadata(None, PATIENCE).map_err(|_| offsets::unreachable(&settings, &client))?;
+        let metadata = offsets::ask(&settings, &client, |patience| client.fetch_metadata(None, patience))?
+            .map_err(|failure| error::of(&settings, "topics can't be listed", &failure))?;
         let topics = metadata.topics().iter();
         Ok(topics.map(|topic| (topic.name().to_owned(), topic.partitions().len())).collect())
     })

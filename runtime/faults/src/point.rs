@@ -90,6 +90,16 @@ points! {
     CommandReceived = "command.received",
     /// Its outcome is durable; the answer is about to be given.
     CommandBeforeAnswer = "command.before-answer",
+    /// Records of a topic are durable in the log; the broker was not told that they are done.
+    IntakeAfterAppend = "intake.after-append",
+    /// The consumer was told that they are done; the broker may not know yet.
+    IntakeAfterDone = "intake.after-done",
+    /// The broker has events; how far the relay has got may not be there.
+    RelayAfterPublish = "relay.after-publish",
+    /// The broker has a dead letter; its record is not parked.
+    DeadLetterAfterSend = "dead-letter.after-send",
+    /// The broker has a reply; the command that it answers is not known to be done.
+    ReplyAfterSend = "reply.after-send",
     /// An artefact is written under its temporary name.
     ArtefactBeforeRename = "artefact.before-rename",
     /// An artefact has its name.

@@ -354,6 +354,22 @@ impl Kafka {
         .await
     }
 
+    /// How many members a group has.
+    ///
+    /// # Panics
+    /// The broker does not tell.
+    pub async fn members(&self, group: &str) -> usize {
+        self.blocking(
+            |config, group| {
+                let consumer: BaseConsumer = config.create()?;
+                let groups = consumer.fetch_group_list(Some(&group), PATIENCE)?;
+                Ok(groups.groups().iter().map(|group| group.members().len()).sum())
+            },
+            group,
+        )
+        .await
+    }
+
     /// Moves a group's committed offset, as `kafka-consumer-groups --reset-offsets` does; the group has no member then.
     ///
     /// # Panics

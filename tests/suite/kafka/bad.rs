@@ -16,7 +16,15 @@ async fn a_manifest_with_topics_is_refused_by_a_node_without_brokers() {
 #[tokio::test]
 async fn no_broker_at_the_address_is_said_and_commands_go_on() {
     let node = Node::builder().env("EBB_KAFKA", "127.0.0.1:1").start().await;
-    node.deploy(&notes("nobody", "source = { topics = [\"orders\"] }", "")).await;
+    let deployed = node.put(&notes("nobody", "source = { topics = [\"orders\"] }", "")).await.ok();
+    let warnings = deployed["warnings"].as_array().unwrap();
+    assert_eq!(warnings.len(), 2, "{deployed}");
+    for (warning, what) in
+        warnings.iter().zip(["events are not published", "group `nobody` does not consume"])
+    {
+        let warning = warning.as_str().unwrap();
+        assert!(warning.contains(what) && warning.contains("127.0.0.1:1"), "{warning}");
+    }
     node.app("nobody").command("note", "a", "write", &json!({ "text": "x" })).await.ok();
     let said = status(&node, "nobody", "both say so", |status| {
         let says = |what: &serde_json::Value| {
@@ -41,11 +49,12 @@ async fn credentials_and_grants_that_are_wrong_are_named_and_never_shown() {
             .env("EBB_KAFKA_PASSWORD", password)
             .start()
             .await;
-        node.deploy(&notes("secured", "", "")).await;
+        let deployed = node.put(&notes("secured", "", "")).await.ok();
         node.app("secured").command("note", "a", "write", &json!({ "text": "x" })).await.ok();
-        node
+        (node, deployed["warnings"].to_string())
     };
-    let wrong = with("app", "guess-that-is-wrong").await;
+    let (wrong, warnings) = with("app", "guess-that-is-wrong").await;
+    assert!(warnings.contains("credentials") && !warnings.contains("guess-that-is-wrong"), "{warnings}");
     let said =
         status(&wrong, "secured", "it is refused", |status| status["relay"]["state"] == "halted").await;
     let reason = said["relay"]["reason"].as_str().unwrap();
@@ -53,12 +62,14 @@ async fn credentials_and_grants_that_are_wrong_are_named_and_never_shown() {
     let log = std::fs::read_to_string(wrong.log_path()).unwrap();
     assert!(!log.contains("guess-that-is-wrong"), "{log}");
 
-    let denied = with("guest", PASSWORD).await;
+    let (denied, warnings) = with("guest", PASSWORD).await;
+    assert!(warnings.contains("don't let `guest` do this"), "{warnings}");
     let said =
         status(&denied, "secured", "it is denied", |status| status["relay"]["state"] == "halted").await;
     assert!(said["relay"]["reason"].as_str().unwrap().contains("`guest`"), "{said}");
 
-    let right = with("app", PASSWORD).await;
+    let (right, warnings) = with("app", PASSWORD).await;
+    assert_eq!(warnings, "null", "nothing is wrong");
     status(&right, "secured", "it is published", |status| status["relay"]["lag"] == 0).await;
 }
 
@@ -94,7 +105,10 @@ async fn a_topic_that_is_missing_is_waited_for_by_name() {
     let (name, topic) = (kafka.unique("missing"), kafka.unique("missing"));
     let node = node(kafka).await;
     let source = format!("source = {{ topics = [\"{topic}\"], key = \"key\", command = \"write\" }}");
-    node.deploy(&notes(&name, &source, "relay = \"off\"")).await;
+    let folder = notes(&name, &source, "relay = \"off\"").write_to(node.home());
+    let deployed = node.ebb_control(&["deploy", folder.to_str().unwrap()]).await;
+    deployed.ok();
+    assert!(deployed.stderr.contains("warning:") && deployed.stderr.contains(&topic), "{}", deployed.stderr);
     let said = status(&node, &name, "it is said", |status| status["groups"][0]["state"] == "halted").await;
     assert!(said["groups"][0]["reason"].as_str().unwrap().contains(&topic), "{said}");
     kafka.create_topic(&topic, 1, &[]).await;

@@ -1,6 +1,7 @@
 //! Kafka both ways, on a real broker.
 
 mod bad;
+mod crashes;
 mod direct;
 mod fixture;
 mod relay;

@@ -141,6 +141,29 @@ async fn what_can_not_be_a_command_is_parked_alone_or_sent_to_the_dead_letter_to
 }
 
 #[tokio::test]
+async fn an_app_that_is_removed_leaves_its_group_at_once_and_a_node_that_stops_does_not() {
+    let Some(kafka) = Kafka::shared().await else { return };
+    let (name, topic) = (kafka.unique("leaves"), kafka.topic("leaves", 2).await);
+    let mut node = node(kafka).await;
+    let source = format!("source = {{ topics = [\"{topic}\"], command = \"write\" }}");
+    let app = notes(&name, &source, "relay = \"off\"");
+    node.deploy(&app).await;
+    kafka.produce(&topic, &[Record::new("{\"text\":\"x\"}").key("a")]).await;
+    drained(&node, &name, 1).await;
+    let members = async || kafka.members(&name).await;
+    assert_eq!(members().await, 1);
+    // A restart takes no partition from anybody.
+    node.stop().await;
+    assert_eq!(members().await, 1);
+    node.start().await;
+    kafka.produce(&topic, &[Record::new("{\"text\":\"y\"}").key("a")]).await;
+    drained(&node, &name, 1).await;
+    let removed = node.control.request(http::Method::DELETE, &format!("/apps/{name}")).await;
+    assert_eq!(removed.status, 204);
+    assert_eq!(members().await, 0);
+}
+
+#[tokio::test]
 async fn a_group_begins_where_the_manifest_says_and_stays_there() {
     let Some(kafka) = Kafka::shared().await else { return };
     let (name, topic) = (kafka.unique("latest"), kafka.topic("latest", 1).await);

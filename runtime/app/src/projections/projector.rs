@@ -23,6 +23,7 @@ use ebb_domain::port::models::{ModelError, ParkChange, ProjectionStore, RowBatch
 use ebb_domain::text::Text;
 use ebb_domain::time::Timestamp;
 use ebb_domain::topic::Place;
+use ebb_faults::{Point, crash_point};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -576,6 +577,7 @@ impl Projector {
             self.unless_stopped(self.deps.publish(record))
                 .await?
                 .map_err(|error| Stop::Host(format!("no dead letter could be sent: {error}")))?;
+            crash_point(Point::DeadLetterAfterSend);
             key = alone(&key, tried.position);
         }
         let mut parks: Vec<ParkChange> = events[..index].iter().map(|event| queued(lane_by, event)).collect();

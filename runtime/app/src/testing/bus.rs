@@ -49,6 +49,8 @@ pub enum Step {
     Next,
     /// Saying what is done.
     Done,
+    /// Leaving a group for good.
+    Leave,
     /// Sending a reply or a dead letter.
     Send,
     /// How much is left.
@@ -656,6 +658,11 @@ impl Consumer for Member {
     fn close(self: Box<Self>) -> Future<'static, ()> {
         drop(self);
         Box::pin(ready(()))
+    }
+
+    fn leave(self: Box<Self>) -> Future<'static, ()> {
+        self.bus.change(|state| *state.calls.entry(Step::Leave).or_default() += 1);
+        self.close()
     }
 }
 

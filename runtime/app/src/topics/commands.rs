@@ -17,6 +17,7 @@ use ebb_domain::port::guest::{ApplyError, CallError, HeldBack, ProjectionModule,
 use ebb_domain::text::Text;
 use ebb_domain::topic::{self, CommandIdentity, CommandSource, Envelope, NewRecord};
 use ebb_domain::trace::Trace;
+use ebb_faults::{Point, crash_point};
 use futures_util::future::join_all;
 use serde_json::json;
 use std::collections::BTreeMap;
@@ -216,7 +217,9 @@ impl Commands {
         };
         bus.publish(vec![record])
             .await
-            .map_err(|error| Failure::Host(format!("no reply could be sent: {error}")))
+            .map_err(|error| Failure::Host(format!("no reply could be sent: {error}")))?;
+        crash_point(Point::ReplyAfterSend);
+        Ok(())
     }
 }
 

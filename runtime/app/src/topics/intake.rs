@@ -3,7 +3,7 @@
 //! What fails here says nothing about a record: records that can't be read become events all the same. So it is tried
 //! again for as long as it takes, or, where going on would leave records out, halted until somebody has decided.
 
-use crate::bus_task::{BusTask, Stop, StopSignal, Trouble, Work, attempt_until_stopped};
+use crate::bus_task::{BusTask, Doing, Stop, StopSignal, Trouble, Work, attempt_until_stopped};
 use crate::commands::new_command_id;
 use crate::projections::{ProjectionStatus, State, TopicsStatus};
 use ebb_domain::commit::{Expected, IdempotencyKey, KafkaOrigin, NewCommit, Outcome};
@@ -15,11 +15,13 @@ use ebb_domain::port::log::{AppendError, EventLog, GroupFailure, ReadError, Read
 use ebb_domain::stream::StreamId;
 use ebb_domain::text::Text;
 use ebb_domain::topic::{self, Incoming, Record, Start, TopicSpec};
+use ebb_faults::{Point, crash_point};
 use parking_lot::Mutex;
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::sync::Notify;
 use tracing::{Instrument, debug, error, info, info_span, warn};
@@ -107,6 +109,16 @@ impl IntakeStatus {
             partitions: partitions.unwrap_or_default(),
         })
     }
+
+    pub(crate) fn doing(&self) -> Doing {
+        match &self.state {
+            IntakeState::Retrying { error: why } | IntakeState::Halted { reason: why } => {
+                Doing::Trouble(format!("group `{}` does not consume: {why}", self.group))
+            }
+            IntakeState::Joining => Doing::Beginning,
+            IntakeState::Consuming | IntakeState::Stopped => Doing::Well,
+        }
+    }
 }
 
 /// The consumer groups of an app.
@@ -123,6 +135,8 @@ struct Running {
     progress: Arc<Mutex<Progress>>,
     /// What halted it was put right.
     again: Arc<Notify>,
+    /// When it stops, it does so for good.
+    leaves: Arc<AtomicBool>,
     task: BusTask,
 }
 
@@ -147,6 +161,8 @@ impl Intakes {
             .into_iter()
             .partition(|running| wanted.get(running.group.as_bytes()) == Some(&*running.topics));
         for running in gone {
+            let goes_on = wanted.contains_key(running.group.as_bytes());
+            running.leaves.store(!goes_on, Ordering::Relaxed);
             running.task.stopped().await;
         }
         for running in &kept {
@@ -159,7 +175,7 @@ impl Intakes {
 
     fn start(&self, group: Text, topics: BTreeMap<TopicName, TopicSpec>) -> Running {
         let progress = Arc::new(Mutex::new(Progress::default()));
-        let again = Arc::new(Notify::new());
+        let (again, leaves) = (Arc::new(Notify::new()), Arc::<AtomicBool>::default());
         let topics = Arc::new(topics);
         let span = info_span!("topics", app = %self.app, %group);
         let work = |stop| {
@@ -171,6 +187,7 @@ impl Intakes {
                 topics: topics.clone(),
                 log: self.log.clone(),
                 progress: progress.clone(),
+                leaves: leaves.clone(),
                 cluster: Text::default(),
                 consumed: BTreeMap::new(),
             });
@@ -184,7 +201,7 @@ impl Intakes {
             work.instrument(span)
         };
         let task = BusTask::spawn(work);
-        Running { group, topics, progress, again, task }
+        Running { group, topics, progress, again, leaves, task }
     }
 
     /// How all of them are doing.
@@ -250,6 +267,7 @@ struct Intake {
     topics: Arc<BTreeMap<TopicName, TopicSpec>>,
     log: Arc<dyn EventLog>,
     progress: Arc<Mutex<Progress>>,
+    leaves: Arc<AtomicBool>,
     cluster: Text,
     /// The ids of topics that were consumed since the app was opened: perhaps no record of them has come yet.
     consumed: BTreeMap<TopicName, Uuid>,
@@ -261,7 +279,10 @@ impl Work for Intake {
         info!("consuming");
         self.progress.lock().state = IntakeState::Consuming;
         let Err(ended) = self.consume(&mut *consumer, stop).await;
-        consumer.close().await;
+        match self.leaves.load(Ordering::Relaxed) {
+            true => consumer.leave().await,
+            false => consumer.close().await,
+        }
         Err(ended)
     }
 
@@ -317,7 +338,9 @@ impl Intake {
             // What was consumed and not appended is consumed again.
             let records = stop.unless_stopped(consumer.next(BATCH, WAIT)).await??;
             let done = stop.unless_stopped(self.take(consumer, records)).await??;
+            crash_point(Point::IntakeAfterAppend);
             consumer.done(&done)?;
+            crash_point(Point::IntakeAfterDone);
         }
     }
 

@@ -3,10 +3,10 @@
 use crate::args::{Deploy, Rollback};
 use crate::client::{Path, Server};
 use crate::failure::{Exit, Failure};
-use crate::output::{Align, Output, Table};
+use crate::output::{Align, Output, Table, printable};
 use crate::project::{Project, tar};
 use ebb_app::bundle::Bundle;
-use ebb_app::deploy::Deployment;
+use ebb_app::deploy::{Deployed, Deployment};
 use reqwest::{Method, RequestBuilder};
 use serde::{Deserialize, Serialize};
 
@@ -19,10 +19,12 @@ pub(crate) async fn deploy(output: Output, args: Deploy) -> Result<Exit, Failure
     // What can be found here is found here, with the file's lines, before megabytes are sent.
     let manifest = project.inspected()?;
     let server = Server::control(&args.plane)?;
-    let deployment = send(&server, &manifest.name, &project, args.if_match).await?;
+    let deployed = send(&server, &manifest.name, &project, args.if_match).await?;
+    warn(output, &deployed);
     if output.json {
-        output.json(&deployment)?;
+        output.json(&deployed)?;
     } else {
+        let deployment = deployed.deployment;
         let style = output.style();
         output.line(format_args!(
             "{} {} as deployment {}",
@@ -34,6 +36,13 @@ pub(crate) async fn deploy(output: Output, args: Deploy) -> Result<Exit, Failure
     Ok(Exit::Done)
 }
 
+/// What serves now may be of no use yet.
+fn warn(output: Output, deployed: &Deployed) {
+    for warning in &deployed.warnings {
+        output.always(format_args!("{} {}", output.note_style().warning("warning:"), printable(warning)));
+    }
+}
+
 /// Deploys a folder's bundle to a control plane.
 ///
 /// # Errors
@@ -43,7 +52,7 @@ pub(crate) async fn send(
     app: &str,
     project: &Project,
     if_match: Option<u64>,
-) -> Result<Deployment, Failure> {
+) -> Result<Deployed, Failure> {
     send_bundle(server, app, &project.bundle(), if_match).await
 }
 
@@ -56,7 +65,7 @@ pub(crate) async fn send_bundle(
     app: &str,
     bundle: &Bundle,
     if_match: Option<u64>,
-) -> Result<Deployment, Failure> {
+) -> Result<Deployed, Failure> {
     let body = tar(bundle)?;
     let request = server
         .request(Method::PUT, &Path::new().segment("apps").segment(app))
@@ -94,10 +103,12 @@ pub(crate) async fn rollback(output: Output, args: Rollback) -> Result<Exit, Fai
     };
     let request =
         server.request(Method::POST, &app.segment("rollback")).json(&serde_json::json!({ "to": to }));
-    let deployment: Deployment = server.json(guarded(request, args.if_match)).await?;
+    let deployed: Deployed = server.json(guarded(request, args.if_match)).await?;
+    warn(output, &deployed);
     if output.json {
-        output.json(&deployment)?;
+        output.json(&deployed)?;
     } else {
+        let deployment = deployed.deployment;
         let style = output.style();
         output.line(format_args!(
             "{} {} to deployment {to}; that is deployment {} now",

@@ -183,6 +183,10 @@ pub trait Consumer: Send + Sync {
     /// The id of a topic that it consumes.
     fn topic_id(&self, topic: &TopicName) -> Option<Uuid>;
 
-    /// Leaves the group, once the broker knows what was dealt with.
+    /// Ends, once the broker knows what was dealt with. It is known by its name: for a while nobody else gets its
+    /// partitions, and it may come back to them.
     fn close(self: Box<Self>) -> Future<'static, ()>;
+
+    /// The same, for good: others get its partitions at once.
+    fn leave(self: Box<Self>) -> Future<'static, ()>;
 }

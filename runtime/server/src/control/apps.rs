@@ -14,7 +14,7 @@ use crate::http::target::{parameters, shorten};
 use bytes::Bytes;
 use ebb_app::app::App;
 use ebb_app::bundle::Bundle;
-use ebb_app::deploy::{DeployError, Deployment, Offers};
+use ebb_app::deploy::{DeployError, Deployed, Deployment, Offers};
 use ebb_app::node::{DeployedApp, NotServed};
 use ebb_domain::name::AppName;
 use ebb_domain::text::Text;
@@ -32,6 +32,9 @@ use std::time::Duration;
 const UPLOAD: Duration = Duration::from_secs(300);
 /// Bodies of everything else.
 const SMALL: usize = 64 << 10;
+
+/// How long a deployment waits to be told by Kafka's brokers what is wrong.
+const KAFKA_PATIENCE: Duration = Duration::from_secs(3);
 
 impl ControlPlane {
     pub(super) fn apps(&self, parts: &Parts) -> Reply {
@@ -59,7 +62,20 @@ impl ControlPlane {
         let bundle = self.read_bundle(&parts.headers, body).await?;
         let node = self.node.clone();
         let deployment = to_the_end(async move { node.deploy(&app, bundle, guard, &actor).await }).await?;
-        Ok(deployed(&deployment.map_err(deploy_problem)?))
+        Ok(self.deployed(deployment.map_err(deploy_problem)?).await)
+    }
+
+    /// What a deployment is answered with: itself, and what keeps it from being of use.
+    async fn deployed(&self, deployment: Deployment) -> Reply {
+        let app = self.node.deployed_app(&deployment.app).and_then(|app| app.if_open());
+        let warnings = match app {
+            Some(app) => app.kafka_problems(KAFKA_PATIENCE).await,
+            None => Vec::new(),
+        };
+        let number = deployment.number;
+        let mut reply = json(StatusCode::OK, &Deployed { deployment, warnings });
+        reply.headers_mut().insert(ETAG, etag(number));
+        reply
     }
 
     /// `POST /apps/{app}/check`: what a deploy would say.
@@ -103,7 +119,7 @@ impl ControlPlane {
         let Rollback { to } = read_json(parts, body, "{\"to\": DEPLOYMENT}").await?;
         let node = self.node.clone();
         let deployment = to_the_end(async move { node.rollback(&app, to, guard, &actor).await }).await?;
-        Ok(deployed(&deployment.map_err(deploy_problem)?))
+        Ok(self.deployed(deployment.map_err(deploy_problem)?).await)
     }
 
     /// `DELETE /apps/{app}[?purge=true]`.
@@ -192,12 +208,6 @@ fn summary(app: &DeployedApp) -> Value {
         summary["unavailable"] = why.into();
     }
     summary
-}
-
-fn deployed(deployment: &Deployment) -> Reply {
-    let mut reply = json(StatusCode::OK, deployment);
-    reply.headers_mut().insert(ETAG, etag(deployment.number));
-    reply
 }
 
 fn etag(number: u64) -> HeaderValue {

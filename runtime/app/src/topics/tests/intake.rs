@@ -439,14 +439,18 @@ async fn partitions_that_go_to_another_member_are_not_consumed_here_and_come_bac
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_deployment_that_consumes_the_same_leaves_it_alone() {
-    let shop = Shop::open().await;
+async fn a_deployment_that_consumes_the_same_leaves_it_alone_and_one_that_does_not_leaves_the_group() {
+    let mut shop = Shop::open().await;
     shop.orders(0);
     shop.caught_up().await;
     shop.deploy().await;
     assert_eq!((shop.bus.calls(Step::Consume), shop.status().records), (1, 1));
     assert!(shop.intakes.are_any());
+    shop.restart().await;
+    assert_eq!(shop.bus.calls(Step::Leave), 0, "it comes back");
+    shop.until("it consumes", |shop| shop.status().state == IntakeState::Consuming).await;
     shop.intakes.deploy(BTreeMap::new()).await;
+    assert_eq!(shop.bus.calls(Step::Leave), 1, "others get its partitions at once");
     assert!(shop.intakes.status().is_empty() && !shop.intakes.are_any());
 }
 
