@@ -68,22 +68,7 @@ async fn offsets_settings_and_records_are_the_tests_to_change() {
 async fn kafkas_own_console_producer_is_understood() {
     let Some(kafka) = Kafka::shared().await else { return };
     let topic = kafka.topic("console", 1).await;
-    kafka
-        .tool(
-            "org.apache.kafka.tools.ConsoleProducer",
-            &[
-                "--bootstrap-server",
-                kafka.brokers(),
-                "--topic",
-                &topic,
-                "--reader-property",
-                "parse.key=true",
-                "--reader-property",
-                "parse.headers=true",
-            ],
-            "ce_type:Opened,ce_id:7\tacc-1\t{\"owner\":\"ada\"}\n",
-        )
-        .await;
+    super::produce_by_console(kafka, &topic, "ce_type:Opened,ce_id:7\tacc-1\t{\"owner\":\"ada\"}\n").await;
     let read = kafka.read(&topic, 1, Isolation::Committed).await;
     assert_eq!(
         (read[0].key_text(), read[0].header("ce_type"), read[0].header("ce_id")),

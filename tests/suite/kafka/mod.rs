@@ -4,6 +4,7 @@ mod bad;
 mod crashes;
 mod direct;
 mod fixture;
+mod foreign;
 mod relay;
 mod topics;
 mod torture;
@@ -47,6 +48,15 @@ retry = {{ attempts = 2, backoff = "10ms", max-backoff = "20ms" }}
     ))
     .file("notes.wasm", guest("notes"))
     .file("projection.wasm", guest("notes_projection"))
+}
+
+/// Produces by Kafka's own console producer: a record a line, `HEADERS TAB KEY TAB VALUE`.
+async fn produce_by_console(kafka: &Kafka, topic: &str, lines: &str) {
+    let mut arguments = vec!["--bootstrap-server", kafka.brokers(), "--topic", topic];
+    for property in ["parse.key=true", "parse.headers=true"] {
+        arguments.extend(["--reader-property", property]);
+    }
+    kafka.tool("org.apache.kafka.tools.ConsoleProducer", &arguments, lines).await;
 }
 
 /// What the control plane says of an app and Kafka, once it is so.

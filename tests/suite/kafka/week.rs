@@ -1,7 +1,7 @@
 //! The flights week by way of Kafka: foreign producers' records are commands, the events they lead to go out, and another
 //! app makes read models of those. All of them are what the CSV says.
 
-use super::{drained, node, status};
+use super::{drained, node, produce_by_console, status};
 use crate::flights::{WEEK, actual, expected, week};
 use ebb_tests::{App, Kafka, examples};
 
@@ -29,22 +29,7 @@ async fn the_week_in_by_topic_and_out_by_topic_is_what_the_csv_says_at_both_ends
         let (id, command) = (value["id"].as_str().unwrap(), value["command"].as_str().unwrap());
         records.push_str(&format!("command:{command}\t{id}\t{line}\n"));
     }
-    kafka
-        .tool(
-            "org.apache.kafka.tools.ConsoleProducer",
-            &[
-                "--bootstrap-server",
-                kafka.brokers(),
-                "--topic",
-                &topic,
-                "--reader-property",
-                "parse.key=true",
-                "--reader-property",
-                "parse.headers=true",
-            ],
-            &records,
-        )
-        .await;
+    produce_by_console(kafka, &topic, &records).await;
     drained(&node, &name, WEEK).await;
     let end = node.control.get(&format!("/apps/{name}")).await.ok()["position"].as_u64().unwrap();
     assert_eq!(end, 2 * WEEK, "each record, and the event that it led to");

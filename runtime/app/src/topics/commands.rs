@@ -123,7 +123,11 @@ impl Commands {
     /// The command that a record is.
     fn request(&self, event: &StoredEvent) -> Result<CommandRequest, String> {
         let envelope = event.envelope().unwrap_or_default();
-        let data = || event.json().unwrap_or_default();
+        // Where the data is only a part of the value, the rest of it says what is said about it.
+        let data = || match &envelope.value {
+            Some(whole) => serde_json::from_slice(&whole.0).unwrap_or_default(),
+            None => event.json().unwrap_or_default(),
+        };
         let key = self.source.key.select(&envelope, data).ok_or_else(|| {
             format!("{} is to be the stream's key, and is not there", self.source.key.describe())
         })?;

@@ -13,7 +13,7 @@ pub enum Selector {
     Header(String),
     /// An attribute of a CloudEvent: `subject`, `type`, `partitionkey`.
     Attribute(String),
-    /// A top-level text or number of its JSON data.
+    /// A top-level text or number of its JSON value.
     Field(String),
     /// The same for all.
     Fixed(Text),
@@ -43,7 +43,7 @@ impl Selector {
             Self::Key => "the record's key".to_owned(),
             Self::Header(name) => format!("the header `{name}`"),
             Self::Attribute(name) => format!("the CloudEvents attribute `{name}`"),
-            Self::Field(name) => format!("the field `{name}` of its data"),
+            Self::Field(name) => format!("the field `{name}` of its value"),
             Self::Fixed(text) => format!("`{text}`"),
         }
     }

@@ -101,7 +101,7 @@ impl<'a> Walk<'a> {
     /// `"key"`, `{ header = "…" }`, `{ attribute = "…" }`, `{ field = "…" }`, or what is the same for all.
     fn selector(&mut self, field: &Field<'a>, parts: Parts) -> Option<Selector> {
         let forms =
-            "{ header = \"…\" }, { attribute = \"…\" } of a CloudEvent, or { field = \"…\" } of its data";
+            "{ header = \"…\" }, { attribute = \"…\" } of a CloudEvent, or { field = \"…\" } of its value";
         match field.value {
             DeValue::String(text) if parts.key && text == "key" => Some(Selector::Key),
             DeValue::String(text) if parts.fixed && !text.is_empty() => {
