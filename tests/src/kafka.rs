@@ -5,9 +5,11 @@
 
 mod broker;
 mod records;
+mod stranger;
 
 pub use broker::{KafkaOptions, PASSWORD};
 pub use records::{Isolation, Received, Record};
+pub use stranger::Stranger;
 
 use broker::{Broker, Installation};
 use std::path::{Path, PathBuf};

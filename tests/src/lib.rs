@@ -21,6 +21,6 @@ pub use dice::Dice;
 pub use events::{LiveEvents, Message};
 pub use files::{copy_folder, files_in, remove_folder};
 pub use guests::{bank, counters, examples, flights, guest, language, repository};
-pub use kafka::{Isolation, Kafka, KafkaOptions, PASSWORD, Received, Record};
+pub use kafka::{Isolation, Kafka, KafkaOptions, PASSWORD, Received, Record, Stranger};
 pub use node::{Node, NodeBuilder};
 pub use wait::{eventually, within};

@@ -19,7 +19,7 @@ pub(crate) async fn node(kafka: &Kafka) -> Node {
 }
 
 /// `tests/guests/notes` under a name of its own, with this in its aggregate's entry, and this under `[app]`.
-fn notes(name: &str, aggregate: &str, app: &str) -> App {
+pub(crate) fn notes(name: &str, aggregate: &str, app: &str) -> App {
     App::new(&format!(
         r#"[app]
 name = "{name}"
@@ -60,7 +60,7 @@ async fn produce_by_console(kafka: &Kafka, topic: &str, lines: &str) {
 }
 
 /// What the control plane says of an app and Kafka, once it is so.
-async fn status(node: &Node, app: &str, what: &str, is_so: impl Fn(&Value) -> bool) -> Value {
+pub(crate) async fn status(node: &Node, app: &str, what: &str, is_so: impl Fn(&Value) -> bool) -> Value {
     let path = format!("/kafka?app={app}");
     let mut last = Value::Null;
     let found = eventually(what, async || {

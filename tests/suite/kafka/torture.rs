@@ -7,7 +7,7 @@ use serde_json::json;
 use std::collections::BTreeMap;
 
 const NOTES: usize = 12;
-const ROUNDS: usize = 6;
+const ROUNDS: usize = 8;
 const RECORDS: usize = 120;
 
 #[tokio::test]
@@ -50,12 +50,15 @@ async fn totals_are_exact_whatever_dies_in_between() {
         }
         let (first, second) = records.split_at(records.len() / 2);
         kafka.produce(&topic, first).await;
-        match round % 3 {
+        let mut stranger = None;
+        match round % 4 {
             0 => node.kill().await,
             1 => {
                 kafka.kill();
                 kafka.restart().await;
             }
+            // Another member takes partitions, keeps what is in them to itself, and goes.
+            2 => stranger = Some(kafka.stranger(&name, &topic).await),
             _ => {
                 // All of it is delivered again.
                 node.stop().await;
@@ -65,7 +68,10 @@ async fn totals_are_exact_whatever_dies_in_between() {
             }
         }
         kafka.produce(&topic, second).await;
-        if round % 3 != 1 {
+        if let Some(stranger) = stranger {
+            stranger.leave().await;
+        }
+        if matches!(round % 4, 0 | 3) {
             node.start().await;
         }
     }

@@ -1,5 +1,6 @@
 //! KEDA asks how many workers are wanted, and is told so that they come and go.
 
+mod kafka;
 mod keda;
 
 use crate::effects::{Collector, telling};
