@@ -11,7 +11,7 @@
 use crate::bus_task::{BusTask, Doing, Stop, StopSignal, Trouble, Work, attempt_until_stopped};
 use ebb_domain::event::Position;
 use ebb_domain::name::{AppName, TopicName};
-use ebb_domain::port::bus::{Bus, BusError, BusErrorKind, RelayLink, RelayMark, RelayNeeds};
+use ebb_domain::port::bus::{Bus, BusError, BusErrorKind, Published, RelayLink, RelayMark, RelayNeeds};
 use ebb_domain::port::log::{Durable, EventBatch, EventFilter, EventLog, ReadLimits, Records};
 use ebb_domain::text::Text;
 use ebb_domain::topic::{self, RelaySpec};
@@ -138,6 +138,7 @@ impl Relay {
             log: self.log.clone(),
             durable: self.log.durable(),
             progress: progress.clone(),
+            told: RelayMark::default(),
         };
         let span = info_span!("relay", app = %self.app);
         let task = BusTask::spawn(|stop| {
@@ -189,6 +190,8 @@ struct Publisher {
     log: Arc<dyn EventLog>,
     durable: watch::Receiver<Durable>,
     progress: Arc<Mutex<Progress>>,
+    /// What the broker was last told of, or said itself.
+    told: RelayMark,
 }
 
 impl Work for Publisher {
@@ -196,24 +199,22 @@ impl Work for Publisher {
     async fn attempt(&mut self, stop: &mut StopSignal) -> Result<(), Stop> {
         let known = self.progress.lock().mark;
         if let Some(mark) = known {
-            self.more_than(mark, stop).await?;
+            self.until_some_are_wanted(mark, stop).await?;
         }
+        // Before anything is taken over: whoever relays another log of this name is not to be disturbed.
+        let mark = stop.unless_stopped(self.bus.relayed(&self.app)).await??;
+        self.check(&mark).await?;
         let mut topics: Vec<TopicName> = self.topics.values().cloned().collect();
         topics.sort_unstable();
         topics.dedup();
         let needs = RelayNeeds { app: self.app.clone(), spec: self.spec.clone(), topics };
         let mut link = stop.unless_stopped(self.bus.relay(needs)).await??;
-        let mark = link.mark().position;
-        let end = self.durable.borrow_and_update().position;
-        if mark > end {
-            let message = format!(
-                "the relay has published up to position {mark}, and the log ends at {end}: an older copy of the log was put in \
-                 place, or another app of this name publishes to the same brokers; delete the topic `{}.relay` to publish \
-                 everything again",
-                self.app
-            );
-            return Err(BusError::new(BusErrorKind::Refused, message).into());
-        }
+        let mark = link.mark();
+        self.check(&mark).await?;
+        // What was looked at since the broker was told is not looked at again, unless the broker has lost what it was told.
+        let scanned = self.progress.lock().mark.filter(|_| mark.position >= self.told.position);
+        self.told = mark;
+        let mark = scanned.map_or(mark.position, |scanned| scanned.max(mark.position));
         info!(%mark, "publishing");
         self.published(mark, 0);
         let published = self.follow(&mut *link, mark, stop).await;
@@ -224,6 +225,7 @@ impl Work for Publisher {
             Err(stop) => Err(stop),
         }
     }
+
     fn achieved(&self) -> u64 {
         self.progress.lock().events
     }
@@ -286,12 +288,16 @@ impl Publisher {
             }
             self.progress.lock().state = RelayState::Publishing;
             // The next batch is read while the broker takes this one.
-            let publishing = link.publish(records, RelayMark { position: next });
+            let last =
+                batch.events.last().map(|event| Published { position: event.position, id: event.id() });
+            let told = RelayMark { position: next, last };
+            let publishing = link.publish(records, told);
             let reading = self.log.read(next, &self.filter, BATCH);
             let both = futures_util::future::join(publishing, reading);
             let (done, read) = stop.unless_stopped(both).await?;
             done?;
             crash_point(Point::RelayAfterPublish);
+            self.told = told;
             mark = next;
             self.published(mark, count);
             idle_since = Instant::now();
@@ -309,18 +315,57 @@ impl Publisher {
         progress.events += events;
     }
 
-    /// Until the log is longer than this.
-    async fn more_than(&mut self, mark: Position, stop: &mut StopSignal) -> Result<(), Stop> {
+    /// Until there is something to publish behind a position. A log may grow for days by what is not published, and nobody
+    /// needs a connection for that.
+    async fn until_some_are_wanted(&mut self, mut mark: Position, stop: &mut StopSignal) -> Result<(), Stop> {
         {
             let mut progress = self.progress.lock();
             if !matches!(progress.state, RelayState::Retrying { .. } | RelayState::Halted { .. }) {
                 progress.state = RelayState::Idle;
             }
         }
-        // A log that was closed has no more.
-        let more = self.durable.wait_for(|durable| durable.position > mark);
-        let grown = stop.unless_stopped(more).await?;
-        grown.map(|_| ()).map_err(|_| Stop::Stopped)
+        loop {
+            // A log that was closed has no more.
+            let more = self.durable.wait_for(|durable| durable.position > mark);
+            stop.unless_stopped(more).await?.map_err(|_| Stop::Stopped)?;
+            let batch = self.read(mark).await?;
+            if !batch.events.is_empty() {
+                return Ok(());
+            }
+            mark = batch.scanned_to;
+            self.published(mark, 0);
+        }
+    }
+
+    /// Whether what was published is of this log.
+    async fn check(&mut self, mark: &RelayMark) -> Result<(), Stop> {
+        let end = self.durable.borrow_and_update().position;
+        let remedy = format!(
+            "an older copy of the log was put in place, or another app of this name publishes to the same brokers; delete the \
+             topic `{}.relay` to publish everything again",
+            self.app
+        );
+        let position = mark.position;
+        if position > end {
+            let message = format!(
+                "the relay has published up to position {position}, and the log ends at {end}: {remedy}"
+            );
+            return Err(BusError::new(BusErrorKind::Refused, message).into());
+        }
+        let Some(Published { position, id }) = mark.last else { return Ok(()) };
+        let one = ReadLimits { items: 1, bytes: 1 };
+        let before = Position(position.0.saturating_sub(1));
+        let read = self.log.read(before, &EventFilter::default(), one).await;
+        let read = read.map_err(|error| Stop::Log(error.to_string()))?;
+        match read.events.first() {
+            Some(event) if event.position == position && event.id() == id => Ok(()),
+            _ => {
+                let message = format!(
+                    "the relay has published event {id} as that of position {position}, and the log has another there: {remedy}"
+                );
+                Err(BusError::new(BusErrorKind::Refused, message).into())
+            }
+        }
     }
 }
 

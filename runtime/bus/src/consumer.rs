@@ -47,6 +47,8 @@ const POLL: Duration = Duration::from_millis(50);
 
 /// How long giving partitions back may take.
 const LEAVING: Duration = Duration::from_secs(2);
+/// How long leaving the group is waited for.
+const CLOSING: Duration = Duration::from_secs(3);
 
 /// What the thread hears and does.
 #[derive(Default)]
@@ -235,6 +237,9 @@ impl Consumer for Member {
             let (partition, next) = (*partition as i32, i64::try_from(*next).unwrap_or(i64::MAX));
             list.add_partition_offset(topic, partition, Offset::Offset(next))
                 .map_err(|failure| error::of(&self.settings, topic, &failure))?;
+            if let Some(mut place) = list.find_partition(topic, partition) {
+                place.set_metadata(offsets::signature(&self.settings));
+            }
         }
         match self.consumer.store_offsets(&list) {
             Ok(()) => Ok(()),
@@ -277,7 +282,8 @@ impl Member {
                 }
                 drop(consumer);
             });
-            let _ = closed.await;
+            // With the broker away it takes as long as a session; what was not committed comes again, and is known.
+            let _ = tokio::time::timeout(CLOSING, closed).await;
         })
     }
 }

@@ -12,7 +12,12 @@ pub(crate) fn of(settings: &Settings, what: &str, error: &KafkaError) -> BusErro
             KafkaError::ClientConfig(..) | KafkaError::ClientCreation(_) => BusErrorKind::Refused,
             _ => BusErrorKind::Unavailable,
         };
-        return BusError::new(kind, format!("{what}: {error}"));
+        // Said of an option, its value would be said as well, which may be a password.
+        let message = match error {
+            KafkaError::ClientConfig(_, why, option, _) => format!("{what}: the option `{option}`: {why}"),
+            error => format!("{what}: {error}"),
+        };
+        return BusError::new(kind, message);
     };
     of_code(settings, what, code)
 }

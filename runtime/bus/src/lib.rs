@@ -20,10 +20,11 @@ mod topics;
 
 pub use settings::{Sasl, Settings, Tls};
 
-use ebb_domain::name::TopicName;
+use ebb_domain::name::{AppName, TopicName};
 use ebb_domain::port::Future;
 use ebb_domain::port::bus::{
-    Bus, BusError, BusErrorKind, Consumer, PartitionLag, RelayLink, RelayNeeds, Standing, Subscription,
+    Bus, BusError, BusErrorKind, Consumer, PartitionLag, RelayLink, RelayMark, RelayNeeds, Standing,
+    Subscription,
 };
 use ebb_domain::text::Text;
 use ebb_domain::topic::{NewRecord, Place, Start};
@@ -110,6 +111,11 @@ impl Bus for Kafka {
             let cluster = Text::from(found.await?);
             Ok(self.cluster.get_or_init(|| cluster).clone())
         })
+    }
+
+    fn relayed<'a>(&'a self, app: &'a AppName) -> Future<'a, Result<RelayMark, BusError>> {
+        let (settings, topic) = (self.settings.clone(), topics::mark_topic(app));
+        Box::pin(blocking(move || link::told_mark(&settings, &topic)))
     }
 
     fn relay(&self, needs: RelayNeeds) -> Future<'_, Result<Box<dyn RelayLink>, BusError>> {

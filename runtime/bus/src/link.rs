@@ -75,7 +75,7 @@ impl Link {
 
     async fn told(&mut self) -> Result<(), BusError> {
         match self.telling.take() {
-            Some(telling) => self.producing()?.delivered(&telling).await,
+            Some(telling) => self.producing()?.told(&telling).await,
             None => Ok(()),
         }
     }
@@ -164,6 +164,15 @@ pub(crate) fn drop_elsewhere(client: impl Send + 'static) {
 
 fn transactional_id(app: &AppName) -> String {
     format!("ebbtide.relay.{app}")
+}
+
+/// The last mark that was committed; the beginning, if there is none, and if its topic is not there yet. Blocks.
+pub(crate) fn told_mark(settings: &Settings, topic: &TopicName) -> Result<RelayMark, BusError> {
+    let asking = offsets::asking(settings, "ebbtide")?;
+    match offsets::is_there(settings, &asking, topic)? {
+        true => read_mark(settings, topic),
+        false => Ok(RelayMark::default()),
+    }
 }
 
 /// The last mark that was committed; the beginning, if there is none.

@@ -14,7 +14,7 @@ use rdkafka::{Message as _, Offset, TopicPartitionList};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::time::{Duration, Instant};
-use tracing::{debug, info};
+use tracing::{debug, info, warn};
 use uuid::Uuid;
 
 /// How long it is looked whether there is a record.
@@ -89,6 +89,12 @@ pub(crate) fn ask<T>(
     }
 }
 
+/// What is committed with offsets of what this node has done, so that others are told apart: where a group begins, and what
+/// another node in the group, or Kafka's own tools, say.
+pub(crate) fn signature(settings: &Settings) -> String {
+    format!("ebbtide {}", settings.node)
+}
+
 /// A partition of a topic, as a group finds it.
 struct Place {
     topic: TopicName,
@@ -96,6 +102,21 @@ struct Place {
     low: i64,
     high: i64,
     committed: Option<i64>,
+    /// This node has done what lies before it.
+    is_ours: bool,
+}
+
+/// Whether a topic is there.
+pub(crate) fn is_there(
+    settings: &Settings,
+    consumer: &BaseConsumer<Quiet>,
+    topic: &TopicName,
+) -> Result<bool, BusError> {
+    match partitions(settings, consumer, [topic]) {
+        Ok(_) => Ok(true),
+        Err(error) if error.kind == BusErrorKind::MissingTopic => Ok(false),
+        Err(error) => Err(error),
+    }
 }
 
 /// All partitions of topics.
@@ -131,6 +152,7 @@ fn ranges(
     list: &TopicPartitionList,
 ) -> Result<Vec<Place>, BusError> {
     let mut places = Vec::new();
+    let ours = signature(settings);
     for element in list.elements() {
         let topic = TopicName::trusted(element.topic().into());
         let watermarks = consumer.fetch_watermarks(&topic, element.partition(), PATIENCE);
@@ -140,7 +162,8 @@ fn ranges(
             Offset::Offset(offset) => Some(offset),
             _ => None,
         };
-        places.push(Place { topic, partition: element.partition(), low, high, committed });
+        let is_ours = committed.is_some() && element.metadata() == ours;
+        places.push(Place { topic, partition: element.partition(), low, high, committed, is_ours });
     }
     Ok(places)
 }
@@ -221,13 +244,26 @@ pub(crate) fn prepare(
 ) -> Result<BTreeMap<TopicName, Uuid>, BusError> {
     let group = &subscription.group;
     let consumer = asking(settings, group)?;
-    let places = places(settings, &consumer, &subscription.topics)?;
+    let mut places = places(settings, &consumer, &subscription.topics)?;
     let ids = topic_ids::of(settings, consumer.client(), subscription.topics.keys(), PATIENCE)?;
     for (topic, known) in &subscription.known {
         if let Some(now) = ids.get(topic).filter(|now| *now != known) {
             let message =
                 format!("{}; `ebb topics accept` goes on with the new one", recreated(topic, known, now));
             return Err(BusError::new(BusErrorKind::Recreated, message));
+        }
+    }
+    let mut back = TopicPartitionList::new();
+    for place in &mut places {
+        let kept = as_kept(place, &subscription.kept, &ids);
+        if kept == place.committed {
+            continue;
+        }
+        info!(topic = %place.topic, partition = place.partition, committed = ?place.committed, ?kept, "the group goes back to what is kept");
+        place.committed = kept;
+        if let Some(kept) = kept {
+            back.add_partition_offset(&place.topic, place.partition, Offset::Offset(kept))
+                .map_err(|failure| error::of(settings, &place.topic, &failure))?;
         }
     }
     for place in &places {
@@ -245,12 +281,41 @@ pub(crate) fn prepare(
     let first = beginnings(settings, &consumer, &places, &subscription.topics)?;
     if first.count() > 0 {
         info!(partitions = first.count(), "a group begins");
-        // Where it begins is kept before anything is consumed: "latest" is not to be another place after a restart.
+    }
+    // Where it begins is kept before anything is consumed: "latest" is not to be another place after a restart.
+    for list in [&first, &back].into_iter().filter(|list| list.count() > 0) {
         consumer
-            .commit(&first, CommitMode::Sync)
+            .commit(list, CommitMode::Sync)
             .map_err(|failure| error::of(settings, &format!("group `{group}`"), &failure))?;
     }
     Ok(ids)
+}
+
+/// Where a group stands, as far as what it has done is kept: it goes back where it is not, unless somebody else put it where
+/// it is. Where the topic has let go of what lies in between, it goes on with what there is: perhaps there was nothing that
+/// would be kept.
+fn as_kept(place: &Place, kept: &[topic::Place], ids: &BTreeMap<TopicName, Uuid>) -> Option<i64> {
+    let of_this = |kept: &&topic::Place| {
+        kept.topic == place.topic
+            && i64::from(kept.partition) == i64::from(place.partition)
+            && ids.get(&kept.topic) == Some(&kept.topic_id)
+    };
+    let next = kept.iter().find(of_this).and_then(|kept| i64::try_from(kept.next).ok());
+    let Some(committed) = place.committed else { return next.map(|next| next.max(place.low)) };
+    match next {
+        _ if !place.is_ours => Some(committed),
+        Some(next) if next < place.low && place.low <= committed => {
+            warn!(
+                topic = %place.topic, partition = place.partition, committed, kept = next, low = place.low,
+                "the group stands behind records that are neither kept nor in the topic any more: if an older copy of the log \
+                 was put in place, they are lost"
+            );
+            Some(place.low)
+        }
+        Some(next) => Some(next.min(committed)),
+        // Nothing of what it has done: it begins anew.
+        None => None,
+    }
 }
 
 fn recreated(topic: &TopicName, known: &Uuid, now: &Uuid) -> String {

@@ -210,6 +210,14 @@ impl Producing {
         }
     }
 
+    /// Waits until the broker has all of them, no longer than may be.
+    pub(crate) async fn told(&self, delivery: &Delivery) -> Result<(), BusError> {
+        match tokio::time::timeout(DELIVERY, self.delivered(delivery)).await {
+            Ok(delivered) => delivered,
+            Err(_) => Err(error::unreachable(&self.settings, &self.heard)),
+        }
+    }
+
     /// Waits until the broker has all of them.
     pub(crate) async fn delivered(&self, delivery: &Delivery) -> Result<(), BusError> {
         while delivery.left.load(Ordering::Acquire) > 0 {

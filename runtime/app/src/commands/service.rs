@@ -9,10 +9,10 @@ use super::request::{CommandError, CommandErrorKind, CommandReply, CommandReques
 use super::runner::{Command, Decided, Runner};
 use super::state::StateError;
 use super::warm::WarmCache;
-use ebb_domain::commit::{CommandId, IdempotencyKey};
+use ebb_domain::commit::{CommandId, Expected, IdempotencyKey, NewCommit, Outcome};
 use ebb_domain::digest::Digest;
 use ebb_domain::port::guest::CallError;
-use ebb_domain::port::log::{EventLog, GroupFailure, KeyMatch, ReadError, Settlement};
+use ebb_domain::port::log::{AppendError, EventLog, GroupFailure, KeyMatch, ReadError, Settlement};
 use ebb_domain::port::storage::Snapshots;
 use ebb_domain::stream::{StreamId, StreamKey};
 use ebb_domain::text::Text;
@@ -263,6 +263,35 @@ impl Inner {
         Ok((slot, command))
     }
 
+    /// Keeps where a command came from that is the same as an earlier one: its key is known for a day, and its origin for
+    /// ever.
+    async fn keep_origin(&self, command: &Command) -> Result<(), CommandErrorKind> {
+        if command.origin.is_none() {
+            return Ok(());
+        }
+        let commit = NewCommit {
+            stream: command.stream.clone(),
+            expected: Expected::Any,
+            command_id: command.id,
+            actor: command.actor.clone(),
+            correlation_id: command.correlation_id.clone(),
+            causation_id: command.causation_id.clone(),
+            hops: command.hops,
+            traceparent: None,
+            module: Digest::default(),
+            idempotency: None,
+            origin: command.origin.clone(),
+            command: None,
+            outcome: Outcome::Events(Vec::new()),
+        };
+        let mut settlement = match self.log.append(commit).await {
+            Ok(staged) => staged.settlement,
+            Err(AppendError::Duplicate(earlier)) => earlier.settlement,
+            Err(error) => return Err(CommandErrorKind::Unavailable(error.to_string())),
+        };
+        settlement.wait().await.map_err(|failure| CommandErrorKind::Unavailable(failure.to_string()))
+    }
+
     /// One try: the key, the mailbox, the decision, the disk.
     async fn attempt(
         self: &Arc<Self>,
@@ -277,6 +306,9 @@ impl Inner {
                         Ok(Some(earlier)) => {
                             // It was decided: nothing is in flight, and a second retry gets the same answer.
                             drop(guard);
+                            if let Err(kind) = self.keep_origin(command).await {
+                                return Ok(Err(kind.of(command.id)));
+                            }
                             return self.answer_earlier(command, earlier).await;
                         }
                         Err(error) => return Ok(Err(internal(&error).of(command.id))),

@@ -571,13 +571,25 @@ impl Projector {
         let lane_by = &self.program.deployment.spec.lane_by;
         let mut key = lane_key(lane_by, &events[index]);
         if let Some(topic) = &self.program.deployment.spec.dead_letter {
-            // The broker has it before anything here goes on: a crash in between sends it twice, and never not at all.
-            let record =
-                dead_letter::record(topic, &self.deps.app, self.name(), &events[index], &tried, self.now());
-            self.unless_stopped(self.deps.publish(record))
-                .await?
-                .map_err(|error| Stop::Host(format!("no dead letter could be sent: {error}")))?;
-            crash_point(Point::DeadLetterAfterSend);
+            // A version that is built beside the one that serves meets again what that one has sent.
+            let was_sent = !self.serves()
+                && !self.program.deployment.spec.source.is_direct()
+                && tried.position <= self.slot.serving().passed();
+            if !was_sent {
+                // The broker has it before anything here goes on: a crash in between sends it twice, and never not at all.
+                let record = dead_letter::record(
+                    topic,
+                    &self.deps.app,
+                    self.name(),
+                    &events[index],
+                    &tried,
+                    self.now(),
+                );
+                self.unless_stopped(self.deps.publish(record))
+                    .await?
+                    .map_err(|error| Stop::Host(format!("no dead letter could be sent: {error}")))?;
+                crash_point(Point::DeadLetterAfterSend);
+            }
             key = alone(&key, tried.position);
         }
         let mut parks: Vec<ParkChange> = events[..index].iter().map(|event| queued(lane_by, event)).collect();

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::testing::{MemoryBus, MemoryLog, Step};
+use ebb_domain::event::EventId;
 use ebb_domain::topic::{Record, RelayMode};
 use proptest::prelude::*;
 use serde_json::json;
@@ -195,7 +196,7 @@ async fn a_second_relay_of_the_same_app_fences_the_first_which_says_so() {
 async fn a_mark_ahead_of_the_log_halts_it_until_the_mark_is_gone() {
     let shop = Shop::new(RelayMode::AtLeastOnce);
     shop.happens("order-1");
-    shop.bus.set_mark(&app(), RelayMark { position: Position(7) });
+    shop.bus.set_mark(&app(), RelayMark { position: Position(7), last: None });
     shop.deploy(None).await;
     let says = |status: &RelayStatus| match &status.state {
         RelayState::Halted { reason } => {
@@ -210,6 +211,53 @@ async fn a_mark_ahead_of_the_log_halts_it_until_the_mark_is_gone() {
     shop.bus.set_mark(&app(), RelayMark::default());
     shop.caught_up().await;
     assert_eq!(shop.out().len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_log_that_has_another_event_where_one_was_published_publishes_nothing_and_takes_nothing_over() {
+    let shop = Shop::open().await;
+    for _ in 0..3 {
+        shop.happens("order-1");
+    }
+    shop.caught_up().await;
+    shop.relay.close().await;
+    let mark = shop.bus.mark(&app());
+    assert_eq!(mark.last.map(|last| last.position), Some(Position(3)));
+    // This log was restored from before that, and has got longer since.
+    let other = Published { position: Position(3), id: EventId(uuid::Uuid::from_u128(7)) };
+    shop.bus.set_mark(&app(), RelayMark { last: Some(other), ..mark });
+    for _ in 0..5 {
+        shop.happens("order-1");
+    }
+    let taken_over = shop.bus.calls(Step::Relay);
+    shop.deploy(None).await;
+    let says = |status: &RelayStatus| match &status.state {
+        RelayState::Halted { reason } => {
+            reason.contains("that of position 3") && reason.contains("`shop.relay`")
+        }
+        _ => false,
+    };
+    shop.until("it halts", says).await;
+    tokio::time::sleep(Duration::from_secs(3600)).await;
+    assert!(says(&shop.status()));
+    assert_eq!((shop.out().len(), shop.bus.calls(Step::Relay)), (3, taken_over));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_log_that_grows_by_what_nobody_wants_needs_no_connection() {
+    let shop = Shop::open().await;
+    shop.happens("order-1");
+    shop.caught_up().await;
+    shop.bus.called(Step::Close, 1).await;
+    for _ in 0..60 {
+        shop.happens("cart-1");
+        tokio::time::sleep(Duration::from_secs(60)).await;
+    }
+    shop.caught_up().await;
+    assert_eq!(shop.bus.calls(Step::Relay), 1);
+    shop.happens("order-1");
+    shop.caught_up().await;
+    assert_eq!((shop.bus.calls(Step::Relay), shop.out().len()), (2, 2));
 }
 
 #[tokio::test(start_paused = true)]
@@ -328,7 +376,7 @@ async fn a_connection_with_nothing_to_do_is_given_up_and_made_anew_when_there_is
 async fn an_app_that_was_at_rest_asks_nobody_before_something_happens() {
     let shop = Shop::new(RelayMode::AtLeastOnce);
     let rest = shop.happens("order-1");
-    shop.bus.set_mark(&app(), RelayMark { position: rest });
+    shop.bus.set_mark(&app(), RelayMark { position: rest, last: None });
     shop.deploy(Some(rest)).await;
     assert!(shop.relay.is_done(rest));
     tokio::time::sleep(IDLE * 10).await;

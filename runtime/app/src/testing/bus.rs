@@ -33,6 +33,8 @@ const ALONE: u64 = 0;
 pub enum Step {
     /// Who the cluster is.
     Cluster,
+    /// Asking how far a relay has got.
+    Relayed,
     /// Taking a relay over.
     Relay,
     /// Publishing events.
@@ -107,6 +109,8 @@ impl Partition {
 #[derive(Default)]
 struct Group {
     committed: BTreeMap<Place, u64>,
+    /// Places that a member committed, and not whoever let the group begin or moved it.
+    done: BTreeSet<Place>,
     members: Vec<(Text, u64)>,
     generation: u64,
 }
@@ -200,7 +204,11 @@ impl MemoryBus {
     /// Says where a group stands, as Kafka's own tools do. Whoever has the partition learns of it when it joins again.
     pub fn commit(&self, group: &str, topic: &TopicName, partition: u32, offset: u64) {
         let place = (topic.clone(), partition);
-        self.0.change(|state| state.groups.entry(group.into()).or_default().committed.insert(place, offset));
+        self.0.change(|state| {
+            let group = state.groups.entry(group.into()).or_default();
+            group.done.remove(&place);
+            group.committed.insert(place, offset);
+        });
     }
 
     /// The next time, this step fails.
@@ -387,7 +395,16 @@ impl State {
                 Start::Latest => end,
                 Start::Earliest | Start::At(_) => low,
             };
-            let at = *group.committed.entry(place.clone()).or_insert(start);
+            let kept =
+                subscription.kept.iter().find(|kept| (&kept.topic, kept.partition) == (&place.0, place.1));
+            let kept = kept.map(|kept| kept.next.max(low));
+            let committed = group.committed.get(&place).copied();
+            let at = match (committed, kept) {
+                (Some(committed), _) if !group.done.contains(&place) => committed,
+                (Some(committed), Some(kept)) => kept.min(committed),
+                (_, kept) => kept.unwrap_or(start),
+            };
+            group.committed.insert(place.clone(), at);
             if at < low || at > end {
                 let message = format!("the group stands at {at} of {place:?}, which has {low} to {end}");
                 return Err(BusError::new(BusErrorKind::OutOfRange, message));
@@ -407,6 +424,13 @@ impl Bus for MemoryBus {
         Box::pin(async move {
             self.0.pass(Step::Cluster).await?;
             Ok(Text::from_static("memory"))
+        })
+    }
+
+    fn relayed<'a>(&'a self, app: &'a AppName) -> Future<'a, Result<RelayMark, BusError>> {
+        Box::pin(async move {
+            self.0.pass(Step::Relayed).await?;
+            Ok(self.mark(app))
         })
     }
 
@@ -644,6 +668,7 @@ impl Consumer for Member {
                 // What was taken away meanwhile is somebody else's to say.
                 let has_it = self.ticket == ALONE || group.generation == self.generation;
                 if has_it && self.positions.contains_key(&place) {
+                    group.done.insert(place.clone());
                     group.committed.insert(place, *next);
                 }
             }

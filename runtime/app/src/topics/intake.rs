@@ -8,14 +8,15 @@ use crate::commands::new_command_id;
 use crate::projections::{ProjectionStatus, State, TopicsStatus};
 use ebb_domain::commit::{Expected, IdempotencyKey, KafkaOrigin, NewCommit, Outcome};
 use ebb_domain::digest::Digest;
-use ebb_domain::event::{NewEvent, Revision, StoredEvent};
+use ebb_domain::event::{NewEvent, Revision};
 use ebb_domain::name::{AppName, EventType, ProjectionName, TopicName};
 use ebb_domain::port::bus::{Bus, Consumer, Done, PartitionLag, Subscription};
 use ebb_domain::port::log::{AppendError, EventLog, GroupFailure, ReadError, ReadLimits, Settlement};
 use ebb_domain::stream::StreamId;
 use ebb_domain::text::Text;
-use ebb_domain::topic::{self, Incoming, Record, Start, TopicSpec};
+use ebb_domain::topic::{self, Incoming, Place, Record, Start, TopicSpec};
 use ebb_faults::{Point, crash_point};
+use futures_util::future::join_all;
 use parking_lot::Mutex;
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
@@ -24,6 +25,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::sync::Notify;
+use tokio::time::Instant;
 use tracing::{Instrument, debug, error, info, info_span, warn};
 use uuid::Uuid;
 
@@ -38,6 +40,9 @@ const PARTITIONS: u32 = 1000;
 
 /// How often the broker is asked how much is left.
 const ASK_LAG: Duration = Duration::from_secs(2);
+
+/// How long its answer counts.
+const LAG_COUNTS: Duration = Duration::from_secs(10);
 
 /// What a consumer group of an app is doing.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -79,7 +84,7 @@ pub struct IntakeStatus {
     pub records: u64,
     /// Records that were in the log already.
     pub duplicates: u64,
-    /// Records that the group has still to consume, as the broker said last; none while it has not said.
+    /// Records that the group has still to consume; none where the broker has not said so lately.
     pub lag: Option<u64>,
     /// The same, of each partition.
     pub partitions: Vec<PartitionLag>,
@@ -145,7 +150,8 @@ struct Progress {
     state: IntakeState,
     records: u64,
     duplicates: u64,
-    lag: Option<Vec<PartitionLag>>,
+    /// What the broker said last, and when.
+    lag: Option<(Instant, Vec<PartitionLag>)>,
     /// Topics whose new incarnation somebody has accepted.
     accepted: BTreeSet<TopicName>,
 }
@@ -160,11 +166,12 @@ impl Intakes {
         let (kept, gone): (Vec<_>, Vec<_>) = std::mem::take(&mut *self.running.lock())
             .into_iter()
             .partition(|running| wanted.get(running.group.as_bytes()) == Some(&*running.topics));
-        for running in gone {
+        for running in &gone {
             let goes_on = wanted.contains_key(running.group.as_bytes());
             running.leaves.store(!goes_on, Ordering::Relaxed);
-            running.task.stopped().await;
         }
+        // Side by side: with the broker away each takes its time.
+        join_all(gone.into_iter().map(|running| running.task.stopped())).await;
         for running in &kept {
             wanted.remove(running.group.as_bytes());
         }
@@ -209,6 +216,7 @@ impl Intakes {
         let running = self.running.lock();
         let status = running.iter().map(|running| {
             let progress = running.progress.lock();
+            let lag = progress.lag.as_ref().filter(|(at, _)| at.elapsed() < LAG_COUNTS).map(|(_, lag)| lag);
             IntakeStatus {
                 group: running.group.clone(),
                 projection: None,
@@ -216,8 +224,8 @@ impl Intakes {
                 state: progress.state.clone(),
                 records: progress.records,
                 duplicates: progress.duplicates,
-                lag: progress.lag.as_ref().map(|lag| lag.iter().map(|partition| partition.lag).sum()),
-                partitions: progress.lag.clone().unwrap_or_default(),
+                lag: lag.map(|lag| lag.iter().map(|partition| partition.lag).sum()),
+                partitions: lag.cloned().unwrap_or_default(),
             }
         });
         status.collect()
@@ -242,9 +250,7 @@ impl Intakes {
     /// Stops all of them.
     pub(crate) async fn close(&self) {
         let running = std::mem::take(&mut *self.running.lock());
-        for running in running {
-            running.task.stopped().await;
-        }
+        join_all(running.into_iter().map(|running| running.task.stopped())).await;
     }
 }
 
@@ -317,13 +323,14 @@ impl Intake {
     async fn join(&mut self) -> Result<Box<dyn Consumer>, Stop> {
         self.cluster = self.bus.cluster().await?;
         let accepted = self.progress.lock().accepted.clone();
-        let mut known = self.known().await?;
+        let (mut known, kept) = self.known().await?;
         known.retain(|topic, _| !accepted.contains(topic));
         let subscription = Subscription {
             group: self.group.clone(),
             member: format!("{}-{}", self.app, self.group).into(),
             topics: starts(&self.topics),
             known,
+            kept,
         };
         let consumer = self.bus.consume(subscription).await?;
         let ids = self.topics.keys().filter_map(|topic| Some((topic.clone(), consumer.topic_id(topic)?)));
@@ -344,23 +351,27 @@ impl Intake {
         }
     }
 
-    /// The ids of the topics that were consumed last: since the app was opened, or else as the log says.
-    async fn known(&self) -> Result<BTreeMap<TopicName, Uuid>, Stop> {
+    /// The ids of the topics that were consumed last, since the app was opened or else as the log says, and the places behind
+    /// the last records that it has.
+    async fn known(&self) -> Result<(BTreeMap<TopicName, Uuid>, Vec<Place>), Stop> {
         let log = |error: ReadError| Stop::Log(error.to_string());
-        let mut known = self.consumed.clone();
-        for topic in self.topics.keys().filter(|topic| !self.consumed.contains_key(*topic)) {
+        let (mut known, mut kept) = (BTreeMap::new(), Vec::new());
+        for topic in self.topics.keys() {
             let mut newest = None;
             for partition in 0..PARTITIONS {
                 let stream = topic::stream(topic, partition);
                 let Some(last) = self.log.head(&stream).map_err(log)?.revision else { continue };
                 let one = ReadLimits { items: 1, bytes: 1 };
                 let events = self.log.read_stream(&stream, last, one).await.map_err(log)?;
-                let of = |event: &StoredEvent| Some((event.position, event.commit.origin.as_ref()?.topic));
-                newest = newest.max(events.first().and_then(of));
+                let Some(event) = events.first() else { continue };
+                let Some(KafkaOrigin { topic: topic_id, offset, .. }) = event.commit.origin else { continue };
+                newest = newest.max(Some((event.position, topic_id)));
+                kept.push(Place { topic: topic.clone(), topic_id, partition, next: offset + 1 });
             }
             known.extend(newest.map(|(_, id)| (topic.clone(), id)));
         }
-        Ok(known)
+        known.extend(self.consumed.clone());
+        Ok((known, kept))
     }
 
     /// Appends records, and waits until all of them are durable; gives the places behind them.
@@ -399,6 +410,7 @@ impl Intake {
                     duplicates += 1;
                     // Nothing is staged on it that would be lost with it.
                     durable(&mut vec![earlier.settlement]).await?;
+                    settlements.extend(self.keep_place(&record, topic, spec).await?);
                 }
                 Err(error) => return Err(Stop::Log(error.to_string())),
             }
@@ -409,6 +421,30 @@ impl Intake {
         progress.duplicates += duplicates;
         progress.state = IntakeState::Consuming;
         Ok(done.into_iter().map(|((topic, partition), next)| Done { topic, partition, next }).collect())
+    }
+
+    /// Keeps where a record stands that is the same as an earlier one: for a day it is known by what makes it the same, and
+    /// for ever by its place.
+    async fn keep_place(
+        &self,
+        record: &Record,
+        topic: Uuid,
+        spec: &TopicSpec,
+    ) -> Result<Option<Settlement>, Stop> {
+        if spec.dedupe.is_none() {
+            return Ok(None);
+        }
+        let place = NewCommit {
+            idempotency: None,
+            command: None,
+            outcome: Outcome::Events(Vec::new()),
+            ..self.commit(record, topic, spec)
+        };
+        match self.log.append(place).await {
+            Ok(staged) => Ok(Some(staged.settlement)),
+            Err(AppendError::Duplicate(_)) => Ok(None),
+            Err(error) => Err(Stop::Log(error.to_string())),
+        }
     }
 
     /// The commit of a record.
@@ -458,7 +494,7 @@ async fn durable(settlements: &mut Vec<Settlement>) -> Result<(), Stop> {
     Ok(())
 }
 
-/// Asks the broker now and then how much is left. An answer that does not come leaves the last one standing.
+/// Asks the broker now and then how much is left. An answer that does not come leaves the last one standing for a while.
 async fn watch_lag(
     bus: &dyn Bus,
     group: &str,
@@ -467,7 +503,7 @@ async fn watch_lag(
 ) {
     loop {
         match bus.lag(group, &topics).await {
-            Ok(lag) => progress.lock().lag = Some(lag),
+            Ok(lag) => progress.lock().lag = Some((Instant::now(), lag)),
             Err(error) => debug!(%error, "how much is left is not known"),
         }
         tokio::time::sleep(ASK_LAG).await;

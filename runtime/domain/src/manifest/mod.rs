@@ -334,6 +334,15 @@ pub enum Source {
 }
 
 impl Source {
+    /// The topics that a source names.
+    #[must_use]
+    pub fn consumed(source: Option<&Self>) -> BTreeSet<TopicName> {
+        match source {
+            Some(Self::Topics(source)) => source.topics.clone(),
+            _ => BTreeSet::new(),
+        }
+    }
+
     /// Whether it is of records that come straight from topics.
     #[must_use]
     pub fn is_direct(&self) -> bool {

@@ -397,6 +397,15 @@ fn what_is_wrong_about_topics_is_said() {
     );
     let app = |line: &str| problem(&bank_with("name = \"bank\"", &format!("name = \"bank\"\n{line}")));
     assert!(app("relay = \"twice\"").contains("no way to publish"));
+    assert!(app("relay = { topics = { account = \"shop.relay\" } }").contains("end so"));
+    for follows in [
+        "[projection.p]\nmodule = \"p.wasm\"\nmodels = []\nsource = { topics = [\"a\"] }\ndead-letter = \"a\"",
+        "[function.f]\nmodule = \"f.wasm\"\ntrigger = { events = { topics = [\"a\"], dead-letter = \"a\" } }",
+    ] {
+        let manifest = format!("{BANK}\n{follows}\n");
+        let problems = Manifest::parse(&manifest).unwrap_err().to_string();
+        assert!(problems.contains("would come back"), "{problems}");
+    }
     assert!(app("relay = { topics = { acount = \"a\" } }").contains("there is no aggregate `acount`"));
     assert!(
         problem(&bank_with("[aggregate.account]", "[topic.unused]\n\n[aggregate.account]"))

@@ -1,7 +1,7 @@
 //! A message broker, as the use cases see it: where events go, and where records come from.
 
 use super::Future;
-use crate::event::Position;
+use crate::event::{EventId, Position};
 use crate::name::{AppName, TopicName};
 use crate::text::Text;
 use crate::topic::{NewRecord, Place, Record, RelaySpec, Start};
@@ -60,6 +60,18 @@ impl BusError {
 pub struct RelayMark {
     /// Every event up to here was published, or is of no aggregate that is.
     pub position: Position,
+    /// The last event that was: another log may well have as many events, and has not this one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last: Option<Published>,
+}
+
+/// An event that was published.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Published {
+    /// Where it is in the log.
+    pub position: Position,
+    /// Its id.
+    pub id: EventId,
 }
 
 /// What a relay needs of the broker.
@@ -84,6 +96,9 @@ pub struct Subscription {
     pub topics: BTreeMap<TopicName, Start>,
     /// The ids of the topics that records were consumed of before.
     pub known: BTreeMap<TopicName, Uuid>,
+    /// The places behind the last records that are kept. The group begins no further on, unless somebody else moved it: what
+    /// was done and is not kept any more, because an older copy of the log was put in place, say, is to come again.
+    pub kept: Vec<Place>,
 }
 
 /// What is known of where someone stands who takes all records of some topics, whatever others of a group take.
@@ -127,6 +142,9 @@ pub struct PartitionLag {
 pub trait Bus: Send + Sync + 'static {
     /// The cluster's id, once it was reached.
     fn cluster(&self) -> Future<'_, Result<Text, BusError>>;
+
+    /// How far the relay of an app has got, as far as it has told; the beginning, if it has told nothing. Takes nothing over.
+    fn relayed<'a>(&'a self, app: &'a AppName) -> Future<'a, Result<RelayMark, BusError>>;
 
     /// Makes the topics that a relay needs, or checks those that are there, and takes over from whoever relayed before.
     fn relay(&self, needs: RelayNeeds) -> Future<'_, Result<Box<dyn RelayLink>, BusError>>;

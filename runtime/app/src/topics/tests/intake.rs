@@ -1,6 +1,6 @@
 //! From topics to the log: once each, durable before the broker is told, and never past a record.
 
-use crate::testing::{MemoryBus, MemoryLog, Step};
+use crate::testing::{ManualClock, MemoryBus, MemoryLog, Step};
 use crate::topics::{IntakeState, IntakeStatus, Intakes};
 use ebb_domain::event::StoredEvent;
 use ebb_domain::name::{AppName, TopicName};
@@ -406,6 +406,54 @@ async fn a_node_without_brokers_says_what_to_set() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_record_that_was_the_same_as_another_is_known_by_its_place_for_ever() {
+    let clock = Arc::new(ManualClock::default());
+    let mut shop = Shop { log: Arc::new(MemoryLog::new(clock.clone())), ..Shop::new() };
+    shop.intakes = intakes(&shop.log, &shop.bus);
+    shop.spec.dedupe = Some(Dedupe::EventId);
+    shop.deploy().await;
+    let event = [("ce_specversion", "1.0"), ("ce_id", "1"), ("ce_source", "/s"), ("ce_type", "Ordered")];
+    for _ in 0..2 {
+        shop.bus.given(&shop.topic, 0, "order-1", &event, "{}");
+    }
+    shop.caught_up().await;
+    assert_eq!(shop.taken(), [(0, 0)]);
+    // What makes it the same is forgotten by then.
+    clock.advance(Duration::from_secs(3 * 24 * 3600));
+    shop.bus.commit(GROUP, &shop.topic, 0, 0);
+    shop.restart().await;
+    shop.caught_up().await;
+    assert_eq!((shop.taken(), shop.status().duplicates), (vec![(0, 0)], 2));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_consumed_into_a_log_that_is_no_more_comes_again_unless_somebody_said_where_to_go_on() {
+    let mut shop = Shop::open().await;
+    shop.orders(0);
+    shop.caught_up().await;
+    // Another log takes what comes next, and is lost: an older copy is put in its place.
+    let older = std::mem::take(&mut shop.log);
+    shop.restart().await;
+    shop.orders(0);
+    shop.orders(0);
+    shop.caught_up().await;
+    shop.log = older;
+    shop.restart().await;
+    shop.until("they come again", |shop| shop.taken().len() == 3).await;
+    assert_eq!(shop.taken(), [(0, 0), (0, 1), (0, 2)]);
+    shop.caught_up().await;
+
+    shop.bus.commit(GROUP, &shop.topic, 0, 5);
+    for _ in 0..4 {
+        shop.orders(0);
+    }
+    shop.restart().await;
+    shop.caught_up().await;
+    assert_eq!(shop.taken().last(), Some(&(0, 6)), "{:?}", shop.taken());
+    assert_eq!(shop.taken().len(), 5, "3 and 4 are left out");
+}
+
+#[tokio::test(start_paused = true)]
 async fn partitions_that_go_to_another_member_are_not_consumed_here_and_come_back_when_it_leaves() {
     let shop = Shop::open().await;
     shop.until("it consumes", |shop| shop.status().state == IntakeState::Consuming).await;
@@ -414,6 +462,7 @@ async fn partitions_that_go_to_another_member_are_not_consumed_here_and_come_bac
         member: "another".into(),
         topics: BTreeMap::from([(shop.topic.clone(), Start::Earliest)]),
         known: BTreeMap::new(),
+        kept: Vec::new(),
     };
     let mut other = shop.bus.consume(subscription).await.unwrap();
     for partition in 0..PARTITIONS {
@@ -469,7 +518,7 @@ async fn a_group_that_begins_with_the_latest_begins_there_after_a_restart_as_wel
 }
 
 #[tokio::test(start_paused = true)]
-async fn how_much_is_left_is_told_while_nothing_is_taken_and_stands_while_nobody_answers() {
+async fn how_much_is_left_is_told_while_nothing_is_taken_and_stands_for_a_while_when_nobody_answers() {
     let shop = Shop::open().await;
     shop.bus.hold(Step::Next);
     for partition in [0, 0, 1] {
@@ -477,9 +526,11 @@ async fn how_much_is_left_is_told_while_nothing_is_taken_and_stands_while_nobody
     }
     shop.until("it is told", |shop| shop.status().lag == Some(3)).await;
     shop.bus.set_away(true);
-    tokio::time::sleep(Duration::from_secs(60)).await;
+    tokio::time::sleep(Duration::from_secs(5)).await;
     assert_eq!(shop.status().lag, Some(3));
     assert_eq!(shop.status().partitions.len(), PARTITIONS as usize);
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(shop.status().lag, None, "it is no news any more");
     shop.bus.set_away(false);
     shop.bus.release(Step::Next);
     shop.until("nothing is left", |shop| shop.status().lag == Some(0)).await;
@@ -532,7 +583,8 @@ proptest! {
                     Trouble::AnotherJoins(joins) => {
                         let topics = BTreeMap::from([(shop.topic.clone(), Start::Earliest)]);
                         let (group, member) = (Text::from(GROUP), "another".into());
-                        let subscription = Subscription { group, member, topics, known: BTreeMap::new() };
+                        let subscription =
+                            Subscription { group, member, topics, known: BTreeMap::new(), kept: Vec::new() };
                         another = if joins { shop.bus.consume(subscription).await.ok() } else { None };
                     }
                 }

@@ -22,6 +22,12 @@ impl<'a> Walk<'a> {
             let hint = Some("choose another name".to_owned());
             self.reader.report(ProblemKind::BadValue, field.key_at.clone(), field.key.clone(), message, hint);
         }
+        if field.name == "relay" {
+            let message =
+                "the name `relay` is reserved: how far events were published is kept in the topic `….relay`";
+            let hint = Some("choose another name".to_owned());
+            self.reader.report(ProblemKind::BadValue, field.key_at.clone(), field.key.clone(), message, hint);
+        }
         let section = self.reader.section(field, keys::AGGREGATE)?;
         let module = self.module(&section, ModuleKind::Command);
         let commands = self.commands(&section);

@@ -45,7 +45,8 @@ impl<'a> Walk<'a> {
         let lanes = section.get("lanes").and_then(|f| self.reader.size_count(&f, 64));
         let lane_by = section.get("lane-by").and_then(|f| self.lane_by(&f));
         let lane_by = lane_by.unwrap_or_else(|| LaneBy::usual(source.as_ref()));
-        let dead_letter = section.get("dead-letter").and_then(|f| self.dead_letter(&f));
+        let dead_letter =
+            section.get("dead-letter").and_then(|f| self.dead_letter(&f, &Source::consumed(source.as_ref())));
         let retry = section.get("retry").map(|retry| self.retry(&retry)).unwrap_or_default();
         let max_parked = section.get("max-parked").and_then(|f| self.reader.count(&f, MAX_PARKED));
         let limits = self.limits(&section, Limits::PROJECTION);

@@ -228,16 +228,10 @@ impl<'a> Walk<'a> {
         let reply_to = section.get("reply-to").and_then(|f| self.topic_name(&f));
         let batch = section.get("batch").map(|f| self.batch(&f, Batch::default())).unwrap_or_default();
         let retry = section.get("retry").map(|f| self.retry(&f)).unwrap_or_default();
-        let dead_letter = section.get("dead-letter").and_then(|f| self.dead_letter(&f));
+        let dead_letter = section.get("dead-letter").and_then(|f| self.dead_letter(&f, &topics));
         let max_parked = section.get("max-parked").and_then(|f| self.reader.count(&f, MAX_PARKED));
-        for (out, name) in [(&reply_to, "reply-to"), (&dead_letter, "dead-letter")] {
-            if let Some(topic) = out
-                && topics.contains(topic)
-                && let Some(at) = section.get(name)
-            {
-                let message = format!("`{topic}` is consumed here: what goes there would come back");
-                self.reader.refuse(&at, message, Some("name another topic".to_owned()));
-            }
+        if let Some((topic, at)) = reply_to.as_ref().zip(section.get("reply-to")) {
+            self.not_consumed(&at, topic, &topics);
         }
         Some(CommandSource {
             topics,
@@ -274,9 +268,23 @@ impl<'a> Walk<'a> {
         }
     }
 
-    pub(super) fn dead_letter(&mut self, field: &Field<'a>) -> Option<TopicName> {
+    /// Where what can't be dealt with goes, of what comes from these topics.
+    pub(super) fn dead_letter(
+        &mut self,
+        field: &Field<'a>,
+        consumed: &BTreeSet<TopicName>,
+    ) -> Option<TopicName> {
         self.uses_kafka(field);
-        self.topic_name(field)
+        let topic = self.topic_name(field)?;
+        self.not_consumed(field, &topic, consumed);
+        Some(topic)
+    }
+
+    fn not_consumed(&mut self, field: &Field<'a>, topic: &TopicName, consumed: &BTreeSet<TopicName>) {
+        if consumed.contains(topic) {
+            let message = format!("`{topic}` is consumed here: what goes there would come back");
+            self.reader.refuse(field, message, Some("name another topic".to_owned()));
+        }
     }
 
     /// `app.relay`.
@@ -332,6 +340,10 @@ impl<'a> Walk<'a> {
                     continue;
                 }
                 let topic = self.topic_name(&field);
+                if topic.as_ref().is_some_and(|topic| topic.ends_with(".relay")) {
+                    let message = "how far events were published is kept in topics that end so".to_owned();
+                    self.reader.refuse(&field, message, Some("name another topic".to_owned()));
+                }
                 spec.topics.extend(AggregateName::new(field.name).ok().zip(topic));
             }
         }

@@ -4,6 +4,7 @@
 use super::projection::MAX_PARKED;
 use super::{Walk, keys};
 use crate::limits::{InstancePolicy, Limits};
+use crate::manifest::Source;
 use crate::manifest::function::{
     Beginning, Capabilities, EventTrigger, FunctionSpec, HttpMethod, HttpTrigger, Methods, Trigger, Variable,
 };
@@ -108,7 +109,8 @@ impl<'a> Walk<'a> {
         }
         let lane_by = section.get("lane-by").and_then(|f| self.lane_by(&f));
         let lane_by = lane_by.unwrap_or_else(|| LaneBy::usual(Some(&source)));
-        let dead_letter = section.get("dead-letter").and_then(|f| self.dead_letter(&f));
+        let dead_letter =
+            section.get("dead-letter").and_then(|f| self.dead_letter(&f, &Source::consumed(Some(&source))));
         let retry = section.get("retry").map(|retry| self.retry(&retry)).unwrap_or_default();
         let max_parked = section.get("max-parked").and_then(|f| self.reader.count(&f, MAX_PARKED));
         let max_parked = max_parked.map_or(ProjectionSpec::DEFAULT_MAX_PARKED, |most| u64::from(most.get()));
