@@ -53,13 +53,7 @@ impl Run {
         assert_eq!(load.failed, 0, "answers that are not 200 count for nothing");
         let mut at = |percent| load.times.percentile(percent).as_secs_f64() * 1e6;
         let (p50, p99, p999) = (at(50.0), at(99.0), at(99.9));
-        Self {
-            rate: load.rate(),
-            p50,
-            p99,
-            p999,
-            cpu: cpu * 1e6 / load.times.len() as f64,
-        }
+        Self { rate: load.rate(), p50, p99, p999, cpu: cpu * 1e6 / load.times.len() as f64 }
     }
 }
 
