@@ -352,6 +352,10 @@ pub(crate) fn standing(settings: &Settings, standing: &Standing) -> Result<Vec<t
             (None, None) => None,
         };
         match wrong {
+            // Of a topic that ends earlier than it did, all that is left was taken.
+            Some((BusErrorKind::OutOfRange, _)) if accepted.contains(topic) => {
+                place.committed = place.committed.map(|next| next.clamp(place.low, place.high));
+            }
             Some(_) if accepted.contains(topic) => place.committed = Some(place.low),
             Some((kind, message)) => return Err(BusError::new(kind, message)),
             None => {}

@@ -561,7 +561,7 @@ pub(crate) struct ParkedKey {
 /// `ebb topics`.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Topics {
-    /// Go on with a topic that was deleted and made again
+    /// Go on with a topic that was deleted and made again, or, for rows that come straight, has lost records
     Accept(AcceptTopic),
 }
 

@@ -153,8 +153,8 @@ pub trait Bus: Send + Sync + 'static {
     fn consume(&self, subscription: Subscription) -> Future<'_, Result<Box<dyn Consumer>, BusError>>;
 
     /// Where someone stands in every partition of its topics. One that was added to a topic is taken from its first record.
-    /// Topics must be those that are known, and hold what comes next of each partition; those that were accepted are taken
-    /// from the first record that they have, if they are or do not.
+    /// Topics must be those that are known, and hold what comes next of each partition. Of those that were accepted the
+    /// next record is taken that they have; all of them, if they are others.
     fn places<'a>(&'a self, standing: &'a Standing) -> Future<'a, Result<Vec<Place>, BusError>>;
 
     /// Takes the records of partitions from these places on, alone. What is done is committed for a group, for others to

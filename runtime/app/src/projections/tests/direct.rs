@@ -285,6 +285,28 @@ async fn what_was_tried_is_first_again_after_a_restart_and_its_tries_count_on() 
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_stood_before_a_record_that_is_tried_is_dealt_with_by_then() {
+    let mut bank = Bank::open();
+    bank.spec.retry.attempts = NonZeroU32::new(2).unwrap();
+    let mut bank = bank.deployed().await;
+    bank.record(0, "zed", "Bad", 1);
+    bank.until("parked", |bank| bank.status().serving.parked == 1).await;
+    bank.spec.retry.backoff = Duration::from_secs(3600);
+    bank.spec.retry.max_backoff = Duration::from_secs(3600);
+    bank = bank.restarted().await.deployed().await;
+    bank.bus.called(Step::Assign, 2).await;
+    // One that only queues, of the other partition, and the one that is tried, at once.
+    bank.paid(0, "zed", 1);
+    bank.record(1, "ann", "Bad", 1);
+    let tried = |bank: &Bank| matches!(bank.status().serving.state, State::Retrying { attempts: 1, .. });
+    bank.until("tried", tried).await;
+    let bank = bank.restarted().await.deployed().await;
+    bank.until("parked", |bank| bank.status().serving.parked == 2).await;
+    assert_eq!(bank.parked().await, [("ann".into(), 1), ("zed".into(), 2)]);
+    assert_eq!(bank.status().serving.mark, Position(3));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_record_that_nobody_can_read_is_parked_alone() {
     let bank = Bank::open().deployed().await;
     let kind = [("content-type", "application/cloudevents+json")];
@@ -558,7 +580,7 @@ async fn whatever_happens_each_record_is_in_the_rows_once() {
                     *expected.entry(account).or_default() += 1;
                 }
             }
-            match dice(9) {
+            match dice(10) {
                 0 => bank = bank.restarted().await.deployed().await,
                 1 => bank.models.fail_commits(1),
                 2 => bank.models.fail_reads(1),
@@ -572,6 +594,13 @@ async fn whatever_happens_each_record_is_in_the_rows_once() {
                 7 => {
                     let key = format!("a{}", dice(5));
                     let _ = bank.projections.retry(&name(), &key.as_str().into()).await;
+                }
+                8 => {
+                    // The power goes, and with it what was committed last.
+                    bank = bank.restarted().await;
+                    bank.models.cut_power(|commits| dice(commits as u64 + 1) as usize);
+                    bank = bank.deployed().await;
+                    module = 0;
                 }
                 _ => {}
             }
