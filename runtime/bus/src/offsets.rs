@@ -9,7 +9,7 @@ use ebb_domain::topic::{self, Start};
 use parking_lot::Mutex;
 use rdkafka::config::FromClientConfigAndContext;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
-use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode as Code};
 use rdkafka::{Message as _, Offset, TopicPartitionList};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -18,7 +18,7 @@ use tracing::{debug, info, warn};
 use uuid::Uuid;
 
 /// How long it is looked whether there is a record.
-const LOOKING: Duration = Duration::from_secs(1);
+const LOOKING: Duration = Duration::from_secs(3);
 
 /// Errors that are listened to, of a client that could not reach anybody.
 const TOLD: usize = 50;
@@ -32,14 +32,7 @@ const CONNECT: Duration = Duration::from_secs(2);
 /// A client that asks on behalf of a group, and is no member of it.
 pub(crate) fn asking(settings: &Settings, group: &str) -> Result<BaseConsumer<Quiet>, BusError> {
     let mut config = settings.client();
-    config
-        .set("group.id", group)
-        .set("enable.auto.commit", "false")
-        .set("isolation.level", "read_committed")
-        // It reads only to see whether there is anything: see `Asking`.
-        .set("enable.partition.eof", "true")
-        .set("auto.offset.reset", "error")
-        .set("queued.min.messages", "1");
+    config.set("group.id", group).set("enable.auto.commit", "false").set("isolation.level", "read_committed");
     BaseConsumer::from_config_and_context(&config, Quiet::default())
         .map_err(|failure| error::of(settings, "no client can be made", &failure))
 }
@@ -414,7 +407,6 @@ impl Asking {
         settings: &Settings,
         topics: &BTreeMap<TopicName, Start>,
     ) -> Result<Vec<PartitionLag>, BusError> {
-        // One at a time: what is looked at is assigned to the client.
         let mut looked = self.looked.lock();
         let places = places(settings, &self.consumer, topics)?;
         let mut suspects: BTreeMap<&TopicName, Vec<(i32, Range<i64>)>> = BTreeMap::new();
@@ -430,7 +422,7 @@ impl Asking {
             }
         }
         for (topic, suspects) in suspects {
-            for (partition, is_empty) in self.look(topic, &suspects) {
+            for (partition, is_empty) in look(settings, topic, &suspects) {
                 if let Some(looked) = looked.get_mut(&(topic.clone(), partition)) {
                     looked.is_empty = Some(is_empty);
                 }
@@ -447,37 +439,55 @@ impl Asking {
         }
         Ok(lag)
     }
+}
 
-    /// Which of a topic's partitions have no record in these ranges, and which have. Those of which it can't be told now are
-    /// left out.
-    fn look(&self, topic: &TopicName, ranges: &[(i32, Range<i64>)]) -> BTreeMap<i32, bool> {
-        let mut list = TopicPartitionList::new();
-        for (partition, range) in ranges {
-            if list.add_partition_offset(topic, *partition, Offset::Offset(range.start)).is_err() {
-                return BTreeMap::new();
-            }
-        }
-        if self.consumer.assign(&list).is_err() {
-            return BTreeMap::new();
-        }
-        let mut found = BTreeMap::new();
-        let until = Instant::now() + LOOKING;
-        while found.len() < ranges.len() && Instant::now() < until {
-            match self.consumer.poll(LOOKING / 20) {
-                Some(Ok(message)) => {
-                    found.insert(message.partition(), false);
-                }
-                Some(Err(KafkaError::PartitionEOF(partition))) => {
-                    found.entry(partition).or_insert(true);
-                }
-                Some(Err(_)) | None => {}
-            }
-        }
-        if let Err(error) = self.consumer.unassign() {
-            debug!(%error, "partitions that were looked at can't be given back");
-        }
-        found
+/// Which of a topic's partitions have no record in these ranges, and which have. Those of which it can't be told now are left
+/// out.
+///
+/// By a client of its own: one that was told the end of a partition once is not told of it again.
+fn look(settings: &Settings, topic: &TopicName, ranges: &[(i32, Range<i64>)]) -> BTreeMap<i32, bool> {
+    let mut found = BTreeMap::new();
+    let looked = look_into(settings, topic, ranges, &mut found);
+    if let Err(error) = looked {
+        debug!(%error, %topic, "whether records are left can't be told");
     }
+    found
+}
+
+fn look_into(
+    settings: &Settings,
+    topic: &TopicName,
+    ranges: &[(i32, Range<i64>)],
+    found: &mut BTreeMap<i32, bool>,
+) -> KafkaResult<()> {
+    let mut config = settings.client();
+    config
+        .set("group.id", "ebbtide")
+        .set("enable.auto.commit", "false")
+        .set("isolation.level", "read_committed")
+        .set("enable.partition.eof", "true")
+        .set("auto.offset.reset", "error")
+        .set("queued.min.messages", "1")
+        .set("fetch.wait.max.ms", "50");
+    let consumer: BaseConsumer<Quiet> = BaseConsumer::from_config_and_context(&config, Quiet::default())?;
+    let mut list = TopicPartitionList::new();
+    for (partition, range) in ranges {
+        list.add_partition_offset(topic, *partition, Offset::Offset(range.start))?;
+    }
+    consumer.assign(&list)?;
+    let until = Instant::now() + LOOKING;
+    while found.len() < ranges.len() && Instant::now() < until {
+        match consumer.poll(LOOKING / 20) {
+            Some(Ok(message)) => {
+                found.insert(message.partition(), false);
+            }
+            Some(Err(KafkaError::PartitionEOF(partition))) => {
+                found.entry(partition).or_insert(true);
+            }
+            Some(Err(_)) | None => {}
+        }
+    }
+    Ok(())
 }
 
 /// What is between where a group stands in a partition and its end.
