@@ -406,7 +406,12 @@ impl Poller {
                 warn!("the group gave this member up, since it did not poll");
                 None
             }
-            code => Some(error::of_code(&self.settings, "topics can't be consumed", code)),
+            code => {
+                // That something is fatal says nothing yet: that another member has this one's name, say.
+                let fatal = self.consumer.client().fatal_error().filter(|_| code == Code::Fatal);
+                let code = fatal.map_or(code, |(code, _)| code);
+                Some(error::of_code(&self.settings, "topics can't be consumed", code))
+            }
         }
     }
 }

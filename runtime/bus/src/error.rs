@@ -55,7 +55,10 @@ pub(crate) fn of_code(settings: &Settings, what: &str, code: Code) -> BusError {
         }
         Code::MessageSizeTooLarge => BusError::new(
             BusErrorKind::Refused,
-            format!("{what}: a record is larger than the topic takes; raise its `max.message.bytes`"),
+            format!(
+                "{what}: a record is larger than may be; raise `app.relay.max-message` in the manifest, where it is the relay's, \
+                 and the topic's `max.message.bytes`"
+            ),
         ),
         Code::SSL => BusError::new(
             BusErrorKind::Denied,

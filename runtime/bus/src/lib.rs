@@ -71,7 +71,8 @@ impl Kafka {
             return Ok(producer.clone());
         }
         let made = Arc::new(Producing::idempotent(&self.settings, None)?);
-        *producer = Some(made.clone());
+        // Dropping the one before it waits for its thread.
+        link::drop_elsewhere(producer.replace(made.clone()));
         Ok(made)
     }
 

@@ -173,7 +173,12 @@ impl Producing {
             self.delivered(&delivery).await
         };
         match tokio::time::timeout(DELIVERY, produced).await {
-            Ok(produced) => produced,
+            Ok(Ok(())) => {
+                // What was wrong before is not why something fails later.
+                self.heard.take();
+                Ok(())
+            }
+            Ok(failed) => failed,
             Err(_) => Err(error::unreachable(&self.settings, &self.heard)),
         }
     }

@@ -76,7 +76,9 @@ async fn published(
     least: usize,
 ) -> (BTreeMap<String, Vec<u64>>, BTreeMap<String, usize>) {
     let (mut streams, mut ids) = (BTreeMap::<String, Vec<u64>>::new(), BTreeMap::new());
-    for record in kafka.read(topic, least, Isolation::Committed).await {
+    let records = kafka.read_all(topic, Isolation::Committed).await;
+    assert!(records.len() >= least, "{} of {least} records", records.len());
+    for record in records {
         let revision = record.header("ce_sequence").unwrap().parse().unwrap();
         streams.entry(record.key_text().to_owned()).or_default().push(revision);
         *ids.entry(record.header("ce_id").unwrap().to_owned()).or_default() += 1;
