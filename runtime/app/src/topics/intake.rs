@@ -156,6 +156,21 @@ struct Progress {
     accepted: BTreeSet<TopicName>,
 }
 
+impl Progress {
+    /// What it is doing, as far as that can be told: a member that waits for records does not notice by itself that nobody is
+    /// there who could have some.
+    fn shown(&self) -> IntakeState {
+        let silent = self.lag.as_ref().map(|(at, _)| at.elapsed()).filter(|silent| *silent >= LAG_COUNTS);
+        match (&self.state, silent) {
+            (IntakeState::Consuming, Some(silent)) => {
+                let error = format!("the brokers have not answered for {} s", silent.as_secs());
+                IntakeState::Retrying { error }
+            }
+            (state, _) => state.clone(),
+        }
+    }
+}
+
 impl Intakes {
     pub(crate) fn new(app: AppName, log: Arc<dyn EventLog>, bus: Option<Arc<dyn Bus>>) -> Self {
         Self { app, log, bus, running: Mutex::default() }
@@ -221,7 +236,7 @@ impl Intakes {
                 group: running.group.clone(),
                 projection: None,
                 topics: running.topics.keys().cloned().collect(),
-                state: progress.state.clone(),
+                state: progress.shown(),
                 records: progress.records,
                 duplicates: progress.duplicates,
                 lag: lag.map(|lag| lag.iter().map(|partition| partition.lag).sum()),

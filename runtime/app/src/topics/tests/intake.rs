@@ -531,6 +531,9 @@ async fn how_much_is_left_is_told_while_nothing_is_taken_and_stands_for_a_while_
     assert_eq!(shop.status().partitions.len(), PARTITIONS as usize);
     tokio::time::sleep(Duration::from_secs(60)).await;
     assert_eq!(shop.status().lag, None, "it is no news any more");
+    let says =
+        matches!(shop.status().state, IntakeState::Retrying { error } if error.contains("have not answered"));
+    assert!(says, "and nobody is told that it consumes");
     shop.bus.set_away(false);
     shop.bus.release(Step::Next);
     shop.until("nothing is left", |shop| shop.status().lag == Some(0)).await;
