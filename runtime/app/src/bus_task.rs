@@ -5,7 +5,7 @@ use ebb_domain::port::bus::{BusError, BusErrorKind};
 use std::time::Duration;
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
-use tracing::error;
+use tracing::{error, warn};
 
 /// How long after a failure it is tried again, at first and at most.
 const RETRY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(10));
@@ -19,6 +19,10 @@ pub(crate) fn pause(error: &BusError, failures: u32) -> Duration {
     if !error.passes() && error.kind != BusErrorKind::MissingTopic {
         return HALTED;
     }
+    backoff(failures)
+}
+
+fn backoff(failures: u32) -> Duration {
     RETRY.0.saturating_mul(1 << failures.saturating_sub(1).min(16)).min(RETRY.1)
 }
 
@@ -111,37 +115,41 @@ pub(crate) trait Work: Send {
     /// Grows with what was achieved: after an attempt that got on, the next failure is a first one.
     fn achieved(&self) -> u64;
 
-    /// An attempt failed: to be shown, and logged.
+    /// What does not happen while an attempt has failed, as people are told.
+    const UNDONE: &str;
+
+    /// An attempt failed: to be shown.
     fn troubled(&mut self, trouble: Trouble);
 }
 
 /// Attempts the work until it is told to stop. `again` says that what halted it was perhaps put right.
 pub(crate) async fn attempt_until_stopped(work: &mut impl Work, again: &Notify, mut stop: StopSignal) {
-    let mut pause = RETRY.0;
+    let mut failures = 0;
     loop {
         let before = work.achieved();
         let Err(why) = work.attempt(&mut stop).await else { continue };
-        if work.achieved() > before {
-            pause = RETRY.0;
-        }
-        let wait = match why {
+        failures = if work.achieved() > before { 1 } else { failures + 1 };
+        let (wait, trouble) = match why {
             Stop::Stopped => return,
-            Stop::Bus(error) if !error.passes() => {
-                work.troubled(Trouble::Halted(error.message));
-                // A topic that is missing is made any moment.
-                if error.kind == BusErrorKind::MissingTopic { pause } else { HALTED }
-            }
+            Stop::Bus(error) if !error.passes() => (pause(&error, failures), Trouble::Halted(error.message)),
             Stop::Bus(BusError { message, .. }) | Stop::Log(message) => {
-                work.troubled(Trouble::Retrying(message));
-                pause
+                (backoff(failures), Trouble::Retrying(message))
             }
         };
-        pause = (pause * 2).min(RETRY.1);
+        tell(work, trouble);
         tokio::select! {
             biased;
             () = stop.stopped() => return,
-            () = again.notified() => pause = RETRY.0,
+            () = again.notified() => failures = 0,
             () = tokio::time::sleep(wait) => {}
         }
     }
+}
+
+fn tell<W: Work>(work: &mut W, trouble: Trouble) {
+    match &trouble {
+        Trouble::Retrying(error) => warn!(%error, "{} for now; trying again", W::UNDONE),
+        Trouble::Halted(reason) => error!(%reason, "{}", W::UNDONE),
+    }
+    work.troubled(trouble);
 }

@@ -23,7 +23,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
-use tracing::{Instrument, error, info, info_span, warn};
+use tracing::{Instrument, info, info_span};
 
 /// What is published before the mark is.
 const BATCH: ReadLimits = ReadLimits { items: 5000, bytes: 4 << 20 };
@@ -72,7 +72,7 @@ impl RelayStatus {
     pub(crate) fn doing(&self) -> Doing {
         match &self.state {
             RelayState::Retrying { error: why } | RelayState::Halted { reason: why } => {
-                Doing::Trouble(format!("events are not published: {why}"))
+                Doing::Trouble(format!("{}: {why}", Publisher::UNDONE))
             }
             _ if self.mark.is_none() => Doing::Beginning,
             _ => Doing::Well,
@@ -195,6 +195,8 @@ struct Publisher {
 }
 
 impl Work for Publisher {
+    const UNDONE: &str = "events are not published";
+
     /// Publishes until nothing has happened for a while.
     async fn attempt(&mut self, stop: &mut StopSignal) -> Result<(), Stop> {
         let known = self.progress.lock().mark;
@@ -232,14 +234,8 @@ impl Work for Publisher {
 
     fn troubled(&mut self, trouble: Trouble) {
         self.progress.lock().state = match trouble {
-            Trouble::Retrying(error) => {
-                warn!(%error, "events are not published for now; trying again");
-                RelayState::Retrying { error }
-            }
-            Trouble::Halted(reason) => {
-                error!(%reason, "events are not published");
-                RelayState::Halted { reason }
-            }
+            Trouble::Retrying(error) => RelayState::Retrying { error },
+            Trouble::Halted(reason) => RelayState::Halted { reason },
         };
     }
 }

@@ -47,6 +47,7 @@ const POLL: Duration = Duration::from_millis(50);
 
 /// How long giving partitions back may take.
 const LEAVING: Duration = Duration::from_secs(2);
+
 /// How long leaving the group is waited for.
 const CLOSING: Duration = Duration::from_secs(3);
 

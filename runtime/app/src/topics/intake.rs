@@ -26,7 +26,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::Instant;
-use tracing::{Instrument, debug, error, info, info_span, warn};
+use tracing::{Instrument, debug, error, info, info_span};
 use uuid::Uuid;
 
 /// Records that are appended before the broker is told.
@@ -35,7 +35,8 @@ const BATCH: usize = 1000;
 /// How long a batch waits to fill up once it has a record: not at all. While one is made durable, the next one gathers.
 const WAIT: Duration = Duration::ZERO;
 
-/// Partitions of a topic that are looked at for the id of the topic that they were consumed of.
+/// Partitions of a topic that are looked at for what the log has of them. What a group has done of those behind is consumed
+/// once more after each start, and known by its coordinates.
 const PARTITIONS: u32 = 1000;
 
 /// How often the broker is asked how much is left.
@@ -275,7 +276,7 @@ fn starts(topics: &BTreeMap<TopicName, TopicSpec>) -> BTreeMap<TopicName, Start>
 
 async fn without_brokers(progress: &Mutex<Progress>, mut stop: StopSignal) {
     let reason = "the node has no brokers: set `kafka.brokers` in its settings".to_owned();
-    error!(%reason, "topics are not consumed");
+    error!(%reason, "{}", Intake::UNDONE);
     progress.lock().state = IntakeState::Halted { reason };
     stop.stopped().await;
 }
@@ -295,6 +296,8 @@ struct Intake {
 }
 
 impl Work for Intake {
+    const UNDONE: &str = "topics are not consumed";
+
     async fn attempt(&mut self, stop: &mut StopSignal) -> Result<(), Stop> {
         let mut consumer = stop.unless_stopped(self.join()).await??;
         info!("consuming");
@@ -313,14 +316,8 @@ impl Work for Intake {
 
     fn troubled(&mut self, trouble: Trouble) {
         self.progress.lock().state = match trouble {
-            Trouble::Retrying(error) => {
-                warn!(%error, "topics are not consumed for now; trying again");
-                IntakeState::Retrying { error }
-            }
-            Trouble::Halted(reason) => {
-                error!(%reason, "topics are not consumed");
-                IntakeState::Halted { reason }
-            }
+            Trouble::Retrying(error) => IntakeState::Retrying { error },
+            Trouble::Halted(reason) => IntakeState::Halted { reason },
         };
     }
 }
