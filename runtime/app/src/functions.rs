@@ -4,8 +4,10 @@ use crate::deferred::{Deferred, Make};
 use ebb_domain::manifest::function::{HttpMethod, Taken};
 use ebb_domain::manifest::{Allow, FunctionSpec, HttpTrigger};
 use ebb_domain::name::FunctionName;
-use ebb_domain::port::guest::{CallError, HttpFunction};
-use ebb_domain::route::Routes;
+use ebb_domain::port::guest::{CallError, HttpFunction, PARAMETER_HEADER};
+use ebb_domain::route::{Route, Routes};
+use ebb_domain::text::Text;
+use http::HeaderName;
 use std::sync::Arc;
 
 /// A function that answers requests. Its module is looked for when it is first called.
@@ -16,6 +18,10 @@ pub struct HttpEndpoint {
     pub trigger: HttpTrigger,
     /// Who may call it.
     pub allow: Allow,
+    /// `function.hello`: what it is called as the cause of something.
+    pub qualified_name: Text,
+    /// The headers in which its guest is told the parameters of its route, in their order.
+    pub parameter_headers: Vec<HeaderName>,
     function: Deferred<Arc<dyn HttpFunction>>,
     keeps_ready: bool,
 }
@@ -24,6 +30,8 @@ impl HttpEndpoint {
     pub(crate) fn new(spec: &FunctionSpec, trigger: HttpTrigger, make: Make<Arc<dyn HttpFunction>>) -> Self {
         Self {
             name: spec.name.clone(),
+            qualified_name: format!("function.{}", spec.name).into(),
+            parameter_headers: parameter_headers(&trigger.route),
             trigger,
             allow: spec.allow.clone(),
             function: Deferred::new(make),
@@ -94,11 +102,26 @@ impl HttpRoutes {
         }
     }
 
+    /// Whether a function has such a route.
+    #[must_use]
+    pub fn has(&self, path: &str) -> bool {
+        self.routes.find(path).is_some()
+    }
+
     /// The methods that a path takes; none if no function has such a route.
     #[must_use]
     pub fn methods(&self, path: &str) -> Vec<HttpMethod> {
         self.routes.find(path).map(|(endpoints, _)| methods(endpoints)).unwrap_or_default()
     }
+}
+
+/// A route's parameters are names as manifests have them, and so are those of headers.
+fn parameter_headers(route: &Route) -> Vec<HeaderName> {
+    let header = |parameter: &str| format!("{PARAMETER_HEADER}{parameter}").parse();
+    route
+        .parameters()
+        .map(|parameter| header(parameter).expect("a parameter's name fits a header's"))
+        .collect()
 }
 
 fn methods(endpoints: &[Arc<HttpEndpoint>]) -> Vec<HttpMethod> {
@@ -114,7 +137,6 @@ mod tests {
     use ebb_domain::manifest::function::Methods;
     use ebb_domain::port::Future;
     use ebb_domain::port::guest::{HttpBody, HttpCall};
-    use ebb_domain::route::Route;
 
     struct Never;
 
@@ -127,6 +149,8 @@ mod tests {
     fn routes(functions: &[(&str, &str, &[HttpMethod])]) -> HttpRoutes {
         HttpRoutes::new(functions.iter().map(|(name, route, methods)| HttpEndpoint {
             name: FunctionName::new(*name).unwrap(),
+            qualified_name: (*name).into(),
+            parameter_headers: Vec::new(),
             trigger: HttpTrigger {
                 route: Route::parse(route).unwrap(),
                 methods: Methods((!methods.is_empty()).then(|| methods.iter().copied().collect())),

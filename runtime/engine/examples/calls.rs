@@ -12,11 +12,11 @@ use ebb_domain::model::AskedQuery;
 use ebb_domain::name::AppName;
 use ebb_domain::port::Future;
 use ebb_domain::port::guest::{
-    Engine as _, FunctionSpec, Grants, HttpCall, HttpFunction, ModuleKind, TriggerKind,
+    Engine as _, FunctionSpec, Grants, HttpBody, HttpCall, HttpFunction, ModuleKind, TriggerKind,
 };
 use ebb_domain::port::own_app::{Accepted, Found, FoundPage, NotDone, NotDoneKind, OwnApp, OwnCommand};
 use ebb_engine::{EngineOptions, WasmEngine};
-use http_body_util::{BodyExt as _, Empty};
+use http_body_util::BodyExt as _;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Instant;
@@ -78,8 +78,7 @@ fn own_cpu() -> f64 {
 }
 
 async fn call(function: &dyn HttpFunction) {
-    let body = Empty::new().map_err(|never| match never {}).boxed_unsync();
-    let request = http::Request::get("http://localhost/hello").body(body).expect("a request");
+    let request = http::Request::get("http://localhost/hello").body(HttpBody::empty()).expect("a request");
     let answer = function.call(HttpCall { request, app: Arc::new(Nobody) }).await.expect("an answer");
     answer.into_body().collect().await.expect("a body");
 }

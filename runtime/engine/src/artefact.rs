@@ -1,9 +1,11 @@
 //! Compiled modules on disk: one file for each module, kind and fingerprint of the engine, with a MAC over all of it.
 //! Loading one runs machine code from it, so that nothing is loaded whose MAC does not fit.
 //!
-//! A file is the code as wasmtime serialises it (an ELF image, which says itself where it ends), then 32 bytes of keyed
-//! BLAKE3 over fingerprint, digest, kind and code.
+//! A file is the code as wasmtime serialises it (an ELF image, which says itself where it ends), a byte that says which of
+//! the engines it is for (1 for the concurrent one, 0 for the other), then 32 bytes of keyed BLAKE3 over fingerprint,
+//! digest, kind, code and that byte.
 
+use crate::engines::{Engines, Tasks};
 use crate::world::KindExt;
 use ebb_domain::digest::Digest;
 use ebb_domain::port::guest::ModuleKind;
@@ -29,6 +31,14 @@ pub(crate) enum Artefact {
 }
 
 impl Artefact {
+    /// The engine that it runs on.
+    pub(crate) fn engine(&self) -> &Engine {
+        match self {
+            Self::Component(component) => component.engine(),
+            Self::Program(module) => module.engine(),
+        }
+    }
+
     /// What it takes of memory.
     pub(crate) fn image_bytes(&self) -> u64 {
         let image = match self {
@@ -88,13 +98,23 @@ impl Artefacts {
     }
 
     /// Keeps an artefact; it is there whole or not at all, also after a crash.
-    pub(crate) fn save(&self, digest: &Digest, kind: ModuleKind, code: &[u8]) -> io::Result<()> {
+    pub(crate) fn save(
+        &self,
+        digest: &Digest,
+        kind: ModuleKind,
+        mut code: Vec<u8>,
+        tasks: Tasks,
+    ) -> io::Result<()> {
+        code.push(match tasks {
+            Tasks::Without => 0,
+            Tasks::With => 1,
+        });
         let number = self.next_temporary.fetch_add(1, Ordering::Relaxed);
         let temporary = self.folder.join(format!("{}-{number}.tmp", std::process::id()));
         let written = (|| {
             let mut file = File::create(&temporary)?;
-            file.write_all(code)?;
-            file.write_all(self.mac(digest, kind, code).as_bytes())?;
+            file.write_all(&code)?;
+            file.write_all(self.mac(digest, kind, &code).as_bytes())?;
             file.sync_all()?;
             crash_point(Point::ArtefactBeforeRename);
             fs::rename(&temporary, self.path(digest, kind))?;
@@ -114,12 +134,12 @@ impl Artefacts {
     }
 
     /// The artefact with its MAC checked, in memory for running; none if there is none that can be trusted.
-    pub(crate) fn load(&self, engine: &Engine, digest: &Digest, kind: ModuleKind) -> Option<Artefact> {
+    pub(crate) fn load(&self, engines: &Engines, digest: &Digest, kind: ModuleKind) -> Option<Artefact> {
         let path = self.path(digest, kind);
         let mut bytes =
             self.buffer.try_lock().map(|mut buffer| std::mem::take(&mut *buffer)).unwrap_or_default();
         bytes.clear();
-        let artefact = self.load_by(&mut bytes, &path, engine, digest, kind);
+        let artefact = self.load_by(&mut bytes, &path, engines, digest, kind);
         if bytes.capacity() <= BUFFER
             && let Some(mut buffer) = self.buffer.try_lock()
         {
@@ -132,7 +152,7 @@ impl Artefacts {
         &self,
         bytes: &mut Vec<u8>,
         path: &Path,
-        engine: &Engine,
+        engines: &Engines,
         digest: &Digest,
         kind: ModuleKind,
     ) -> Option<Artefact> {
@@ -143,7 +163,9 @@ impl Artefacts {
             tracing::warn!(artefact = %path.display(), "the artefact is damaged or not ours: it is compiled again");
             return None;
         }
-        match deserialize(engine, code) {
+        let (tasks, code) = code.split_last()?;
+        let engine = engines.get(if *tasks == 0 { Tasks::Without } else { Tasks::With });
+        match engine.and_then(|engine| deserialize(&engine, code)) {
             Ok(code) => Some(code),
             Err(error) => {
                 tracing::warn!(artefact = %path.display(), error = %format!("{error:#}"), "the artefact can't be loaded");

@@ -29,6 +29,7 @@ use ebb_domain::time::Timestamp;
 use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 use std::mem;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -447,7 +448,7 @@ impl Aggregate for Resident {
             let work = Work::new(&self.place.commands.function, &tab);
             let events: Vec<_> = events.iter().map(PastEventIn::from).collect();
             let apply = async |live: &mut Live, resource| live.apply(work, resource, &events).await;
-            work.within_wall(self.call(work, apply)).await
+            work.within_wall(pin!(self.call(work, apply))).await
         })
     }
 
@@ -456,7 +457,7 @@ impl Aggregate for Resident {
             let tab = Tab::command(command.trace.clone(), self.opened.take());
             let work = Work::new(&self.place.commands.function, &tab);
             let decide = async |live: &mut Live, resource| live.decide(work, resource, command.into()).await;
-            let decided = async {
+            let decided = pin!(async {
                 match self.call(work, decide).await? {
                     Ok(events) => bounded(events).map(Decision::Events),
                     Err(refusal) => {
@@ -468,7 +469,7 @@ impl Aggregate for Resident {
                         }))
                     }
                 }
-            };
+            });
             work.within_wall(decided).await
         })
     }
@@ -478,7 +479,7 @@ impl Aggregate for Resident {
             let tab = Tab::upkeep();
             let work = Work::new(&self.place.commands.function, &tab);
             let snapshot = async |live: &mut Live, resource| live.snapshot(work, resource).await;
-            Ok(work.within_wall(self.call(work, snapshot)).await?.map(Bytes::from))
+            Ok(work.within_wall(pin!(self.call(work, snapshot))).await?.map(Bytes::from))
         })
     }
 }
@@ -525,13 +526,13 @@ impl CommandModule for CommandHandle {
         Box::pin(async move {
             let tab = Tab::upkeep();
             let work = Work::new(&self.0.function, &tab);
-            let open = async {
+            let open = pin!(async {
                 if work.load().await?.is_program() {
                     let aggregate = ProgramAggregate::open(self.0.clone(), stream, snapshot)?;
                     return Ok(Box::new(aggregate) as Box<dyn Aggregate>);
                 }
                 self.0.open(&tab, stream, snapshot).await
-            };
+            });
             work.within_wall(open).await
         })
     }

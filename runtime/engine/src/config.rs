@@ -1,6 +1,7 @@
 //! The one place that says how wasmtime is configured. What modules may rely on, how they are interrupted and where
 //! their memory comes from is decided here and nowhere else; decision 0010 gives the reasons.
 
+use crate::engines::Tasks;
 use std::hash::{Hash, Hasher};
 use wasmtime::{
     Config, Enabled, Engine, InstanceAllocationStrategy, OptLevel, PoolingAllocationConfig, Strategy,
@@ -27,10 +28,10 @@ const WARM_SLOTS: u32 = 16;
 
 /// An engine that takes instances from a pool of `instances` slots where this process may reserve the address space
 /// for it, and maps memory for each instance otherwise (in containers with a limit on address space, say).
-pub(crate) fn engine(instances: u32) -> wasmtime::Result<Engine> {
+pub(crate) fn engine(instances: u32, tasks: Tasks) -> wasmtime::Result<Engine> {
     if instances > 0 {
         // Making the pool is the probe: it reserves the address space of all slots at once, and fails if it can't.
-        match Engine::new(&config(Some(instances))) {
+        match Engine::new(&config(Some(instances), tasks)) {
             Ok(engine) => return Ok(engine),
             Err(error) => tracing::warn!(
                 instances,
@@ -39,11 +40,11 @@ pub(crate) fn engine(instances: u32) -> wasmtime::Result<Engine> {
             ),
         }
     }
-    Engine::new(&config(None))
+    Engine::new(&config(None, tasks))
 }
 
 /// The only constructor of a [`Config`].
-fn config(pooled_instances: Option<u32>) -> Config {
+fn config(pooled_instances: Option<u32>, tasks: Tasks) -> Config {
     let mut config = Config::new();
     config
         .strategy(Strategy::Cranelift)
@@ -69,9 +70,9 @@ fn config(pooled_instances: Option<u32>) -> Config {
         .wasm_custom_page_sizes(false)
         .wasm_wide_arithmetic(false)
         .wasm_component_model(true)
-        // Tasks, streams and futures of components, which WASI 0.3 is made of. Only HTTP functions may use them:
-        // `features` refuses modules of the deterministic worlds that do.
-        .wasm_component_model_async(true);
+        // Only HTTP functions may use tasks: `features` refuses modules of the deterministic worlds that do.
+        .wasm_component_model_async(tasks == Tasks::With)
+        .concurrency_support(tasks == Tasks::With);
 
     config
         .epoch_interruption(true)
@@ -126,8 +127,8 @@ pub(crate) fn fingerprint(engine: &Engine) -> String {
     format!("{:016x}", hasher.finish())
 }
 
-/// Proposals as [`config`] has them, for validation before compiling; with or without concurrency in components.
-pub(crate) fn features(concurrent: bool) -> wasmparser::WasmFeatures {
+/// Proposals as [`config`] has them, for validation before compiling.
+pub(crate) fn features(tasks: Tasks) -> wasmparser::WasmFeatures {
     use wasmparser::WasmFeatures as F;
     let features = F::default()
         - F::GC
@@ -138,7 +139,10 @@ pub(crate) fn features(concurrent: bool) -> wasmparser::WasmFeatures {
         - F::MULTI_MEMORY
         - F::TAIL_CALL
         - F::CM_ASYNC;
-    if concurrent { features | F::CM_ASYNC } else { features }
+    match tasks {
+        Tasks::Without => features,
+        Tasks::With => features | F::CM_ASYNC,
+    }
 }
 
 #[cfg(test)]
@@ -147,18 +151,21 @@ mod tests {
 
     #[test]
     fn without_a_pool_memory_is_mapped_on_demand() {
-        engine(0).expect("needs no address space beforehand");
+        engine(0, Tasks::Without).expect("needs no address space beforehand");
     }
 
     #[test]
     fn a_pool_that_does_not_fit_into_the_address_space_is_done_without() {
         // Three million slots of 4 GiB are more than 47 bits can name.
-        let fallen_back = fingerprint(&engine(3_000_000).expect("falls back"));
-        assert_eq!(fallen_back, fingerprint(&engine(0).unwrap()));
+        let fallen_back = fingerprint(&engine(3_000_000, Tasks::Without).expect("falls back"));
+        assert_eq!(fallen_back, fingerprint(&engine(0, Tasks::Without).unwrap()));
     }
 
     #[test]
     fn pooled_and_mapped_memory_have_artefacts_of_their_own() {
-        assert_ne!(fingerprint(&engine(4).unwrap()), fingerprint(&engine(0).unwrap()));
+        assert_ne!(
+            fingerprint(&engine(4, Tasks::Without).unwrap()),
+            fingerprint(&engine(0, Tasks::Without).unwrap())
+        );
     }
 }

@@ -11,7 +11,7 @@ pub fn admit(wasm: &[u8]) {
     for kind in [ModuleKind::Command, ModuleKind::Projection] {
         match world::admit(wasm, kind) {
             Ok(Admitted::Program(module)) => assert!(wasmparser::Parser::is_core_wasm(module)),
-            Ok(Admitted::Component(component)) => {
+            Ok(Admitted::Component(component, _)) => {
                 assert!(wasmparser::Parser::is_component(&component));
                 // What was lifted is a component like any other.
                 assert!(world::admit(&component, kind).is_ok(), "admitted once, admitted again");

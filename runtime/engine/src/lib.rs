@@ -6,7 +6,7 @@
 //! granted is refused by name; what traps, loops, allocates, prints or returns without end fails its own call with an
 //! error that says so, and nobody else's.
 //!
-//! - `world` reads what a module is and imports, and lifts core modules; `module` compiles and loads; `artefact` is
+//! - `engines` are wasmtime's, of which there are two. `world` reads what a module is and imports, and lifts core modules; `module` compiles and loads; `artefact` is
 //!   the folder of machine code.
 //! - `function` has what functions of all kinds share; `pool` keeps their instances, `live` is one and its calls.
 //!   `commands`, `projections` and `http` are the kinds, `program` is modules of the first two that speak JSON over
@@ -21,6 +21,7 @@ mod budget;
 mod commands;
 mod config;
 mod durations;
+mod engines;
 mod fair;
 mod function;
 #[cfg(feature = "testing")]
@@ -57,6 +58,7 @@ use ebb_domain::port::Future;
 use ebb_domain::port::guest::{
     CallError, CommandModule, CompileError, Engine, FunctionSpec, HttpFunction, ModuleKind, ProjectionModule,
 };
+use engines::Engines;
 use fair::Apps;
 use function::Function;
 use http::{Http, HttpInstance};
@@ -96,8 +98,8 @@ pub struct EngineOptions {
     pub weights: BTreeMap<AppName, u32>,
     /// What one function's limits may be at most, whatever its manifest says.
     pub most: Limits,
-    /// Slots for instances, of all functions together; their address space is reserved at start. With 0, memory is
-    /// mapped for each instance.
+    /// Slots for instances, of all functions together, and as many for those whose modules have tasks (WASI 0.3); their
+    /// address space is reserved beforehand. With 0, memory is mapped for each instance.
     pub instances: u32,
     /// What instances and loaded modules may take together, in bytes. What is idle gives way when there is no more.
     pub memory_bytes: u64,
@@ -193,14 +195,14 @@ impl WasmEngine {
             observer,
         } = options;
         let unsupported = |error: wasmtime::Error| EngineError::Unsupported(format!("{error:#}"));
-        let engine = config::engine(instances).map_err(unsupported)?;
-        let artefacts = Artefacts::open(&folder, config::fingerprint(&engine), mac_key)
+        let engines = Arc::new(Engines::new(instances).map_err(unsupported)?);
+        let artefacts = Artefacts::open(&folder, config::fingerprint(engines.plain()), mac_key)
             .map_err(|error| EngineError::Artefacts { folder, error })?;
         let turns = Turns::new(running);
-        let ticker = Ticker::start(&engine, turns.clone()).map_err(EngineError::Thread)?;
+        let ticker = Ticker::start(&engines, turns.clone()).map_err(EngineError::Thread)?;
         let limits = CompileLimits { bytes: module_bytes, time: compile_time };
         let budget = Budget::new(memory_bytes);
-        let modules = Modules::new(engine, artefacts, limits, fetch, budget.clone()).map_err(unsupported)?;
+        let modules = Modules::new(engines, artefacts, limits, fetch, budget.clone()).map_err(unsupported)?;
         let apps = Apps::new(weights);
         let parts = Parts {
             modules,

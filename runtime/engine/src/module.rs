@@ -3,6 +3,7 @@
 use crate::Fetch;
 use crate::artefact::{Artefact, Artefacts};
 use crate::budget::{Budget, Charge};
+use crate::engines::{Engines, Tasks};
 use crate::host::{self, State};
 use crate::http;
 use crate::world::{self, Admitted, KindExt};
@@ -27,14 +28,16 @@ use wasmtime_wasi_http::handler::ProxyPre;
 /// Compilations at once: each takes a thread and perhaps hundreds of megabytes.
 const COMPILERS: usize = 2;
 
+type HttpLinkers = HashMap<(Grants, Tasks), Arc<Linker<http::State>>>;
+
 /// All modules of a node.
 pub(crate) struct Modules {
-    engine: Engine,
+    engines: Arc<Engines>,
     linker: Linker<State>,
     programs: CoreLinker<State>,
     http_programs: CoreLinker<http::State>,
     /// Of HTTP functions, made when the first of its grants is linked.
-    http_linkers: Mutex<HashMap<Grants, Arc<Linker<http::State>>>>,
+    http_linkers: Mutex<HttpLinkers>,
     artefacts: Artefacts,
     compilers: Arc<Semaphore>,
     limits: CompileLimits,
@@ -77,6 +80,7 @@ type Loading = Shared<BoxFuture<'static, Result<Arc<Loaded>, CallError>>>;
 /// A module that can be instantiated. Every instance holds it, so that nothing but the module itself does when there
 /// are none.
 pub(crate) struct Loaded {
+    pub(crate) engine: Engine,
     pub(crate) form: Form,
     _memory: Charge,
 }
@@ -133,18 +137,18 @@ impl Loaded {
 
 impl Modules {
     pub(crate) fn new(
-        engine: Engine,
+        engines: Arc<Engines>,
         artefacts: Artefacts,
         limits: CompileLimits,
         fetch: Option<Fetch>,
         budget: Arc<Budget>,
     ) -> wasmtime::Result<Arc<Self>> {
-        let linker = host::linker(&engine)?;
-        let programs = host::preview1::linker(&engine)?;
-        let http_programs = host::preview1::linker(&engine)?;
+        let linker = host::linker(engines.plain())?;
+        let programs = host::preview1::linker(engines.plain())?;
+        let http_programs = host::preview1::linker(engines.plain())?;
         let compilers = Arc::new(Semaphore::new(COMPILERS));
         Ok(Arc::new(Self {
-            engine,
+            engines,
             linker,
             programs,
             http_programs,
@@ -158,8 +162,8 @@ impl Modules {
         }))
     }
 
-    pub(crate) fn engine(&self) -> &Engine {
-        &self.engine
+    pub(crate) fn engines(&self) -> &Arc<Engines> {
+        &self.engines
     }
 
     /// Checks, compiles and keeps a module.
@@ -180,7 +184,7 @@ impl Modules {
                 world::admit(&bytes, kind)?;
             }
             let digest = Digest::of(&bytes);
-            Ok::<_, CompileError>((digest, ours.artefacts.load(&ours.engine, &digest, kind).is_some()))
+            Ok::<_, CompileError>((digest, ours.artefacts.load(&ours.engines, &digest, kind).is_some()))
         })
         .await
         .map_err(CompileError::Failed)??;
@@ -222,18 +226,21 @@ impl Modules {
     fn compile_now(&self, wasm: &[u8], digest: &Digest, kind: ModuleKind) -> Result<(), CompileError> {
         let admitted = world::admit(wasm, kind)?;
         let failed = |error: &dyn std::fmt::Display| CompileError::Failed(error.to_string());
-        let code = match admitted {
-            Admitted::Component(component) => self.engine.precompile_component(&component),
-            Admitted::Program(module) => self.engine.precompile_module(module),
-        }
-        .map_err(|error| failed(&format!("{error:#}")))?;
+        let (code, tasks) = match admitted {
+            Admitted::Component(component, tasks) => {
+                let engine = self.engines.get(tasks);
+                (engine.and_then(|engine| engine.precompile_component(&component)), tasks)
+            }
+            Admitted::Program(module) => (self.engines.plain().precompile_module(module), Tasks::Without),
+        };
+        let code = code.map_err(|error| failed(&format!("{error:#}")))?;
         self.artefacts
-            .save(digest, kind, &code)
+            .save(digest, kind, code, tasks)
             .map_err(|error| failed(&format!("its artefact can't be written: {error}; is the disk full?")))?;
         // Linked once now, so that what only linking finds is found at deploy.
         let code = self
             .artefacts
-            .load(&self.engine, digest, kind)
+            .load(&self.engines, digest, kind)
             .ok_or_else(|| failed(&"its artefact can't be read back; the log says why"))?;
         self.link(&code, kind).map(drop).map_err(|error| {
             self.artefacts.remove(digest, kind);
@@ -252,7 +259,7 @@ impl Modules {
             }
         };
         if let ModuleKind::Http(grants) = kind {
-            let pre = self.http_linker(grants)?.instantiate_pre(component)?;
+            let pre = self.http_linker(grants, component.engine())?.instantiate_pre(component)?;
             // One that is both is called through its interface, as everywhere.
             let form = match (http::proxy(pre.clone()), program_run(component)) {
                 (Ok(proxy), _) => HttpForm::Proxy(proxy),
@@ -262,19 +269,20 @@ impl Modules {
             return Ok(Form::Http(form));
         }
         let exports = export_indices(component, kind)?;
-        let pre = match host::linker_with_sockets(&self.linker, &self.engine, component)? {
+        let pre = match host::linker_with_sockets(&self.linker, self.engines.plain(), component)? {
             Some(linker) => linker.instantiate_pre(component)?,
             None => self.linker.instantiate_pre(component)?,
         };
         Ok(Form::Component { pre, exports })
     }
 
-    fn http_linker(&self, grants: Grants) -> wasmtime::Result<Arc<Linker<http::State>>> {
-        if let Some(linker) = self.http_linkers.lock().get(&grants) {
+    fn http_linker(&self, grants: Grants, engine: &Engine) -> wasmtime::Result<Arc<Linker<http::State>>> {
+        let tasks = if Engine::same(engine, self.engines.plain()) { Tasks::Without } else { Tasks::With };
+        if let Some(linker) = self.http_linkers.lock().get(&(grants, tasks)) {
             return Ok(linker.clone());
         }
-        let linker = Arc::new(http::linker(&self.engine, grants)?);
-        self.http_linkers.lock().insert(grants, linker.clone());
+        let linker = Arc::new(http::linker(engine, grants, tasks)?);
+        self.http_linkers.lock().insert((grants, tasks), linker.clone());
         Ok(linker)
     }
 
@@ -384,7 +392,7 @@ impl Modules {
     ) -> Result<Option<Arc<Loaded>>, CallError> {
         let ours = self.clone();
         blocking(move || {
-            let artefact = ours.artefacts.load(&ours.engine, &digest, kind)?;
+            let artefact = ours.artefacts.load(&ours.engines, &digest, kind)?;
             Some(ours.loaded(&artefact, kind).map(Arc::new))
         })
         .await
@@ -397,7 +405,7 @@ impl Modules {
         let mut memory = Charge::new(self.budget.clone());
         memory.grow(bytes)?;
         let form = self.link(artefact, kind).map_err(|error| CallError::Failed(format!("{error:#}")))?;
-        Ok(Loaded { form, _memory: memory })
+        Ok(Loaded { engine: artefact.engine().clone(), form, _memory: memory })
     }
 }
 

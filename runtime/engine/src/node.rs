@@ -19,7 +19,7 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
-use wasmtime::PoolConcurrencyLimitError;
+use wasmtime::{Engine, PoolConcurrencyLimitError};
 
 /// The reaper looks no less often than this while there is something.
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
@@ -41,7 +41,7 @@ pub(crate) struct Node {
     heap: Arc<Heap>,
     /// When it was last looked for memory to give back, in milliseconds of the node.
     swept_at: AtomicU64,
-    /// Slots for instances.
+    /// Slots for instances of each engine.
     pub(crate) slots: u32,
     /// How long code that nobody runs stays in memory.
     module_idle: Duration,
@@ -98,19 +98,23 @@ impl Node {
         let this = node.this.clone();
         node.budget.ask_for_room(Box::new(move |bytes| {
             if let Some(node) = this.upgrade() {
-                node.make_room(|_| node.budget.is_roomy(bytes));
+                node.make_room(|_| true, |_| node.budget.is_roomy(bytes));
             }
         }));
         node
     }
 
     /// Whether something could not be made for want of a slot, and can be now, since idle instances have given theirs
-    /// back: worth one more try.
-    pub(crate) fn made_slot(&self, error: &wasmtime::Error) -> bool {
+    /// back to this engine: worth one more try.
+    pub(crate) fn made_slot(&self, error: &wasmtime::Error, engine: &Engine) -> bool {
         error.is::<PoolConcurrencyLimitError>() && {
             // More than one, so that not every new instance has to look through all functions.
             let wanted = (self.slots as usize / 16).max(1);
-            self.make_room(|gone| gone >= wanted)
+            let has_some = |pool: &dyn Pool| {
+                let loaded = pool.function().module.loaded();
+                loaded.is_some_and(|loaded| Engine::same(&loaded.engine, engine))
+            };
+            self.make_room(has_some, |gone| gone >= wanted)
         }
     }
 
@@ -139,11 +143,11 @@ impl Node {
         self.pools.lock().iter().filter_map(Weak::upgrade).collect()
     }
 
-    /// Takes back what is idle, from the function that was called longest ago on, until so many instances as `enough`
-    /// wants are gone; whether anything was taken. Instances that a manifest wants to be ready go last.
-    pub(crate) fn make_room(&self, enough: impl Fn(usize) -> bool) -> bool {
+    /// Takes back what is idle `of` some functions, from the one that was called longest ago on, until so many instances
+    /// as `enough` wants are gone; whether anything was taken. Instances that a manifest wants to be ready go last.
+    pub(crate) fn make_room(&self, of: impl Fn(&dyn Pool) -> bool, enough: impl Fn(usize) -> bool) -> bool {
         let mut pools = self.pools();
-        pools.retain(|pool| pool.instances() > 0 || pool.function().module.is_loaded());
+        pools.retain(|pool| (pool.instances() > 0 || pool.function().module.is_loaded()) && of(&**pool));
         pools.sort_by_cached_key(|pool| pool.function().used_at.load(Ordering::Relaxed));
         let (mut instances, mut unloaded) = (0, false);
         for ready_too in [false, true] {
@@ -197,11 +201,9 @@ impl Node {
         let millis = self.millis(now);
         if millis.saturating_sub(self.swept_at.load(Ordering::Relaxed)) >= SWEEP_EVERY.as_millis() as u64 {
             self.swept_at.store(millis, Ordering::Relaxed);
-            let (engine, heap) = (self.modules.engine().clone(), self.heap.clone());
+            let (engines, heap) = (self.modules.engines().clone(), self.heap.clone());
             tokio::task::spawn_blocking(move || {
-                if sweep::is_due(&engine) {
-                    sweep::sweep(&engine);
-                }
+                engines.all().filter(|engine| sweep::is_due(engine)).for_each(sweep::sweep);
                 heap.trim_if_worth_it();
             });
         }

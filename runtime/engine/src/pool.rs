@@ -93,7 +93,8 @@ impl<I: Pooled> InstancePool<I> {
         let mut lease = self.lease(Some(admitted), |idle| idle.pop());
         match lease.instance {
             Some(_) => tab.found_warm(),
-            None => lease.instance = Some(Work::new(&self.function, tab).make().await?),
+            // Boxed: it is kilobytes, and every call would have room for them.
+            None => lease.instance = Some(Box::pin(Work::new(&self.function, tab).make()).await?),
         }
         Ok(lease)
     }

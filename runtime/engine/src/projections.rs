@@ -9,6 +9,7 @@ use ebb_domain::event::StoredEvent;
 use ebb_domain::port::Future;
 use ebb_domain::port::guest::{ApplyError, CallError, ProjectionModule, SharedRows};
 use ebb_domain::time::Timestamp;
+use std::pin::pin;
 use std::sync::Arc;
 
 /// A deployed projection module, for callers to share.
@@ -60,7 +61,7 @@ impl ProjectionModule for Projection {
                 None => Tab::invocation(),
             };
             let work = Work::new(function, &tab);
-            work.within_wall(self.call(work, events, rows)).await
+            work.within_wall(pin!(self.call(work, events, rows))).await
         })
     }
 }

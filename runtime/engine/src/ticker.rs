@@ -1,12 +1,12 @@
 //! The epoch ticker: one thread that lets long calls be interrupted every 10 ms, more often while other guests wait
 //! for the processor, and sleeps while nobody calls.
 
+use crate::engines::Engines;
 use crate::turns::Turns;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
 use std::thread::Thread;
 use std::time::Duration;
-use wasmtime::{Engine, EngineWeak};
 
 /// Time between two ticks.
 const TICK: Duration = Duration::from_millis(10);
@@ -27,13 +27,13 @@ pub(crate) struct Ticker {
 }
 
 impl Ticker {
-    pub(crate) fn start(engine: &Engine, turns: Arc<Turns>) -> std::io::Result<Self> {
+    pub(crate) fn start(engines: &Arc<Engines>, turns: Arc<Turns>) -> std::io::Result<Self> {
         let shared = Arc::new(Shared::default());
-        let (engine, ours) = (engine.weak(), shared.clone());
+        let (engines, ours) = (Arc::downgrade(engines), shared.clone());
         let handle = std::thread::Builder::new()
             .name("ebb-epoch".into())
             .stack_size(64 << 10)
-            .spawn(move || run(&engine, &ours, &turns))?;
+            .spawn(move || run(&engines, &ours, &turns))?;
         Ok(Self { shared, thread: handle.thread().clone() })
     }
 
@@ -68,7 +68,7 @@ impl Drop for Running<'_> {
     }
 }
 
-fn run(engine: &EngineWeak, shared: &Shared, turns: &Turns) {
+fn run(engines: &Weak<Engines>, shared: &Shared, turns: &Turns) {
     while !shared.stop.load(Ordering::SeqCst) {
         if shared.running.load(Ordering::SeqCst) == 0 {
             // A call that begins right here has left a token: `park` returns at once.
@@ -77,8 +77,8 @@ fn run(engine: &EngineWeak, shared: &Shared, turns: &Turns) {
         }
         // Not `park_timeout`: calls that come and go must not cut a tick short.
         std::thread::sleep(if turns.crowded() { SHORT_TICK } else { TICK });
-        let Some(engine) = engine.upgrade() else { return };
+        let Some(engines) = engines.upgrade() else { return };
         shared.ticks.fetch_add(1, Ordering::Relaxed);
-        engine.increment_epoch();
+        engines.tick();
     }
 }

@@ -2,6 +2,7 @@
 //! from the module's own sections, before a byte of it is compiled.
 
 use crate::config;
+use crate::engines::Tasks;
 use crate::host::{preview1, wasi};
 use crate::http;
 use ebb_domain::port::guest::{CompileError, ModuleKind};
@@ -86,8 +87,8 @@ enum Form {
 
 /// A module that may run, in the form in which it is compiled.
 pub(crate) enum Admitted<'a> {
-    Component(Cow<'a, [u8]>),
-    /// A core module with a `_start`, which is run as it is.
+    Component(Cow<'a, [u8]>, Tasks),
+    /// A core module with a `_start`, which is run as it is. It has no tasks.
     Program(&'a [u8]),
 }
 
@@ -95,8 +96,8 @@ pub(crate) enum Admitted<'a> {
 /// program.
 pub(crate) fn admit(wasm: &[u8], kind: ModuleKind) -> Result<Admitted<'_>, CompileError> {
     if Parser::is_component(wasm) {
-        check_component(wasm, kind)?;
-        return Ok(Admitted::Component(Cow::Borrowed(wasm)));
+        let tasks = check_component(wasm, kind)?;
+        return Ok(Admitted::Component(Cow::Borrowed(wasm), tasks));
     }
     if Parser::is_core_wasm(wasm) {
         if check_core(wasm, kind)? == Form::Program {
@@ -109,8 +110,8 @@ pub(crate) fn admit(wasm: &[u8], kind: ModuleKind) -> Result<Admitted<'_>, Compi
             .map_err(|error| {
                 CompileError::NotWasm(format!("it can't be lifted to a component: {error:#}"))
             })?;
-        check_component(&component, kind)?;
-        return Ok(Admitted::Component(Cow::Owned(component)));
+        let tasks = check_component(&component, kind)?;
+        return Ok(Admitted::Component(Cow::Owned(component), tasks));
     }
     let begins = wasm.iter().take(8).map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().join(" ");
     Err(CompileError::NotWasm(if wasm.is_empty() {
@@ -124,17 +125,20 @@ fn not_wasm(error: &wasmparser::BinaryReaderError) -> CompileError {
     CompileError::NotWasm(error.to_string())
 }
 
-fn validate(wasm: &[u8], kind: ModuleKind) -> Result<(), CompileError> {
-    let concurrent = matches!(kind, ModuleKind::Http(_));
-    Validator::new_with_features(config::features(concurrent))
-        .validate_all(wasm)
-        .map(drop)
-        .map_err(|error| not_wasm(&error))
+/// Checks that a module is valid; whether it can't do without tasks, which only HTTP functions may have.
+fn validate(wasm: &[u8], kind: ModuleKind) -> Result<Tasks, CompileError> {
+    let validated =
+        |tasks| Validator::new_with_features(config::features(tasks)).validate_all(wasm).map(|_| tasks);
+    let valid = match (validated(Tasks::Without), kind) {
+        (Err(_), ModuleKind::Http(_)) => validated(Tasks::With),
+        (valid, _) => valid,
+    };
+    valid.map_err(|error| not_wasm(&error))
 }
 
 /// Imports and exports of the component itself; of what is nested in it only validity matters.
-fn check_component(wasm: &[u8], kind: ModuleKind) -> Result<(), CompileError> {
-    validate(wasm, kind)?;
+fn check_component(wasm: &[u8], kind: ModuleKind) -> Result<Tasks, CompileError> {
+    let tasks = validate(wasm, kind)?;
     let (mut imports, mut exports, mut depth) = (Vec::new(), Vec::new(), 0_u32);
     let mut has_shared_libraries = false;
     for payload in Parser::new(0).parse_all(wasm) {
@@ -168,7 +172,7 @@ fn check_component(wasm: &[u8], kind: ModuleKind) -> Result<(), CompileError> {
     let stands_for_nothing = |import: &str| has_shared_libraries && import.starts_with(SOCKETS);
     match imports.into_iter().find(|import| !granted(import, kind, form) && !stands_for_nothing(import)) {
         Some(import) => Err(CompileError::ForbiddenImport { kind: kind.name(), import }),
-        None => Ok(()),
+        None => Ok(tasks),
     }
 }
 
@@ -280,5 +284,22 @@ fn liftable(module: &str, name: &str) -> bool {
         "$root" | "[export]$root" => true,
         // `ebbtide:functions/log@0.1.0`, `[export]ebbtide:functions/aggregates@0.1.0`, `cm32p2|wasi:io/poll@0.2`
         interface => interface.contains(':') && interface.contains('/'),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ebb_domain::port::guest::Grants;
+
+    #[test]
+    fn only_what_has_tasks_is_for_the_concurrent_engine_and_only_http_functions_may_have_some() {
+        let http = ModuleKind::Http(Grants::default());
+        let plain = wat::parse_str(r#"(component (import "f" (func)))"#).unwrap();
+        let tasks = wat::parse_str(r#"(component (import "f" (func async)))"#).unwrap();
+        assert_eq!(validate(&plain, http), Ok(Tasks::Without));
+        assert_eq!(validate(&plain, ModuleKind::Command), Ok(Tasks::Without));
+        assert_eq!(validate(&tasks, http), Ok(Tasks::With));
+        assert!(validate(&tasks, ModuleKind::Command).is_err());
     }
 }

@@ -174,8 +174,8 @@ impl Metrics {
     }
 
     /// A request begins, and ends when what this gives is dropped. The function must be one that the app has.
-    pub(crate) fn enter(&self, app: &str, function: impl FnOnce() -> String) -> Option<Entered> {
-        self.in_flight.as_ref().map(|in_flight| in_flight.enter(app, &function()))
+    pub(crate) fn enter<N: AsRef<str>>(&self, app: &str, function: impl FnOnce() -> N) -> Option<Entered> {
+        self.in_flight.as_ref().map(|in_flight| in_flight.enter(app, function().as_ref()))
     }
 
     /// Forgets an app that was removed.

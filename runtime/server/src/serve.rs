@@ -29,6 +29,9 @@ use tokio::task::{JoinHandle, JoinSet};
 /// A request's head at most: what HTTP/1 may buffer of it, and what HTTP/2 allows as header list.
 const HEAD_BYTES: usize = 32 << 10;
 
+/// Answers that are written as one piece, in bytes.
+const SMALL: usize = 1 << 10;
+
 /// What answers the requests of a port.
 pub(crate) trait Plane: Send + Sync + 'static {
     /// Answers one request. Never fails: an error is an answer too.
@@ -230,6 +233,18 @@ impl AsyncWrite for Patient {
         context: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        // Copied where that is less than what the kernel has to look at for a list of pieces: a head and a small body,
+        // which most answers are.
+        let length: usize = slices.iter().map(|slice| slice.len()).sum();
+        if slices.len() > 1 && length <= SMALL {
+            let mut bytes = [0; SMALL];
+            let mut end = 0;
+            for slice in slices {
+                bytes[end..end + slice.len()].copy_from_slice(slice);
+                end += slice.len();
+            }
+            return self.unless_stalled(context, |stream, context| stream.poll_write(context, &bytes[..end]));
+        }
         self.unless_stalled(context, |stream, context| stream.poll_write_vectored(context, slices))
     }
 

@@ -31,7 +31,8 @@ use ebb_domain::manifest::{
 use ebb_domain::name::{AggregateName, AppName, ProjectionName};
 use ebb_domain::port::Future;
 use ebb_domain::port::guest::{
-    ApplyError, CallError, FunctionSpec, HeldBack, HttpCall, HttpFunction, ProjectionModule, SharedRows,
+    ApplyError, CallError, FunctionSpec, HeldBack, HttpBody, HttpCall, HttpFunction, ProjectionModule,
+    SharedRows,
 };
 use ebb_domain::port::log::EventLog;
 use ebb_domain::port::models::RowBatch;
@@ -41,7 +42,7 @@ use ebb_domain::topic::{CommandSource, TopicSource, Via};
 use futures_util::future::join_all;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use http::{HeaderValue, Request, StatusCode};
-use http_body_util::{BodyExt, Full, Limited};
+use http_body_util::{BodyExt, Limited};
 use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroUsize;
@@ -409,8 +410,7 @@ impl Handler {
         if let Some(parent) = first.and_then(|commit| commit.traceparent.as_deref()) {
             request = request.header("traceparent", parent);
         }
-        let request =
-            request.body(Full::new(Bytes::from(body)).map_err(|never| match never {}).boxed_unsync());
+        let request = request.body(HttpBody::Whole(Bytes::from(body)));
         let request = request.map_err(|error| CallError::Failed(error.to_string()))?;
         Ok(HttpCall { request, app: Arc::new(CalledApp::new(self.own_app.clone(), cause)) })
     }

@@ -9,7 +9,7 @@ use ebb_domain::port::guest::{
     HttpFunction, ModuleKind, ProjectionModule, SharedRows,
 };
 use ebb_domain::port::models::{ModelError, Rows};
-use http_body_util::{BodyExt, Full};
+use http_body_util::BodyExt;
 use parking_lot::Mutex;
 use serde_json::Value;
 use std::collections::HashMap;
@@ -140,7 +140,7 @@ impl HttpFunction for ScriptedFunction {
             let answer = (self.react)(events)?;
             let mut open = self.gate.0.subscribe();
             let _ = open.wait_for(|open| *open).await;
-            Ok(answer.map(|body| Full::new(Bytes::from(body)).map_err(|never| match never {}).boxed_unsync()))
+            Ok(answer.map(|body| HttpBody::Whole(Bytes::from(body))))
         })
     }
 }

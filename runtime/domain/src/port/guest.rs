@@ -2,6 +2,7 @@
 //! is compiled, pooled or limited.
 
 use super::Future;
+pub use super::body::{BodyError, HttpBody};
 use super::models::Rows;
 use super::own_app::OwnApp;
 use super::secrets::Secret;
@@ -400,26 +401,6 @@ pub trait ProjectionModule: Send + Sync + 'static {
 
 /// How headers are called in which an HTTP function is told its route's parameters: this, and the parameter's name.
 pub const PARAMETER_HEADER: &str = "ebb-param-";
-
-/// A body as it streams: data, and perhaps trailers at its end.
-pub type HttpBody = http_body_util::combinators::UnsyncBoxBody<Bytes, BodyError>;
-
-/// Why a body ended before its end.
-#[derive(Clone, Debug, PartialEq, Eq, Error)]
-pub enum BodyError {
-    /// More bytes than a body may have.
-    #[error("the body has more than {limit} bytes")]
-    TooLarge {
-        /// The limit.
-        limit: u64,
-    },
-    /// The sender went away, or did not keep to the protocol.
-    #[error("the body broke off: {0}")]
-    Broken(String),
-    /// The function failed in the middle of its response.
-    #[error(transparent)]
-    Call(#[from] CallError),
-}
 
 /// A request for a function, as its guest sees it: nothing in it is hop-by-hop, and what the platform says in headers
 /// was said by nobody else.

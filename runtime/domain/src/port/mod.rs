@@ -1,5 +1,6 @@
 //! What the use cases need from the outside: traits that `store`, `engine` and `bus` implement.
 
+mod body;
 pub mod bus;
 pub mod guest;
 pub mod log;

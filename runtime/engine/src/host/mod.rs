@@ -72,7 +72,7 @@ pub(crate) fn store(function: &Function) -> Store<State> {
         memory: Memory::new(function, meter.clone()),
         meter,
     };
-    let mut store = Store::new(function.node.modules.engine(), state);
+    let mut store = Store::new(function.node.modules.engines().plain(), state);
     store.limiter(|state| &mut state.memory);
     bound(&mut store, limits.cpu, |state| &state.meter);
     store

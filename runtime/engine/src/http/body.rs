@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use ebb_domain::port::guest::{BodyError, CallError, HttpBody};
 use http_body::{Body, Frame, SizeHint};
-use http_body_util::BodyExt as _;
+use http_body_util::{BodyExt as _, Empty};
 use parking_lot::Mutex;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -14,6 +14,9 @@ use wasmtime_wasi_http::{Error, WasiBody};
 
 /// A request's body, as the guest's side takes it.
 pub(super) fn request(body: HttpBody) -> WasiBody {
+    if body.is_end_stream() {
+        return Empty::new().map_err(|never| match never {}).boxed_unsync();
+    }
     body.map_err(|error| match error {
         BodyError::TooLarge { limit } => Error::HttpRequestBodySize(Some(limit)),
         BodyError::Broken(_) | BodyError::Call(_) => Error::ConnectionTerminated,
@@ -97,6 +100,11 @@ impl Running {
         Self(Some(task))
     }
 
+    /// No task.
+    pub(super) fn none() -> Self {
+        Self(None)
+    }
+
     /// How the call ends.
     pub(super) async fn join(mut self) -> Result<(), CallError> {
         let Some(task) = self.0.as_mut() else { return Ok(()) };
@@ -104,7 +112,11 @@ impl Running {
     }
 
     /// The call may go on by itself.
-    fn release(&mut self) {
+    pub(super) fn release(mut self) {
+        self.let_go();
+    }
+
+    fn let_go(&mut self) {
         self.0 = None;
     }
 
@@ -129,13 +141,15 @@ pub(super) struct ResponseBody {
     ending: Arc<Ending>,
     running: Running,
     over: bool,
-    /// It broke off, which is said when what came before has been sent.
+    /// It broke off, which is said when what came before has been sent: after a pause.
     broken: Option<BodyError>,
+    has_paused: bool,
 }
 
 impl ResponseBody {
     pub(super) fn new(inner: WasiBody, limit: u64, ending: Arc<Ending>, running: Running) -> Self {
-        let mut body = Self { inner, left: limit, limit, ending, running, over: false, broken: None };
+        let mut body =
+            Self { inner, left: limit, limit, ending, running, over: false, broken: None, has_paused: false };
         // Hyper does not ask a body that says so for its end.
         if body.inner.is_end_stream() {
             body.end();
@@ -143,11 +157,26 @@ impl ResponseBody {
         body
     }
 
+    /// The call goes on in this task.
+    pub(super) fn is_driven_by(&mut self, running: Running) {
+        self.running = running;
+    }
+
+    /// Whether it broke off, which nobody has been told yet.
+    pub(super) fn is_broken(&self) -> bool {
+        self.broken.is_some()
+    }
+
+    /// What came before it broke off is sent only now.
+    pub(super) fn pause_again(&mut self) {
+        self.has_paused = false;
+    }
+
     /// The guest's side is over in the way that it should be; what the guest still does is its own business.
     fn end(&mut self) {
         self.over = true;
         self.ending.set_read();
-        self.running.release();
+        self.running.let_go();
     }
 
     /// An error makes hyper drop the connection with all that it has not sent yet, be it the headers themselves: a
@@ -156,6 +185,11 @@ impl ResponseBody {
     fn fail<T>(&mut self, context: &Context<'_>, error: BodyError) -> Poll<T> {
         self.running.stop();
         self.broken = Some(error);
+        self.pause(context)
+    }
+
+    fn pause<T>(&mut self, context: &Context<'_>) -> Poll<T> {
+        self.has_paused = true;
         context.waker().wake_by_ref();
         Poll::Pending
     }
@@ -171,6 +205,9 @@ impl Body for ResponseBody {
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         if self.over {
             return Poll::Ready(None);
+        }
+        if self.broken.is_some() && !self.has_paused {
+            return self.pause(context);
         }
         if let Some(error) = self.broken.take() {
             self.over = true;

@@ -3,6 +3,7 @@
 
 use super::state::State;
 use super::{files, own_app};
+use crate::engines::Tasks;
 use crate::host;
 use ebb_domain::port::guest::Grants;
 use wasmtime::component::{InstancePre, Linker};
@@ -26,20 +27,24 @@ pub(crate) fn interfaces(interface: &str, grants: Grants) -> bool {
     }
 }
 
-/// Everything that a function with these grants may import.
-pub(crate) fn linker(engine: &Engine, grants: Grants) -> Result<Linker<State>> {
+/// Everything that a function with these grants may import; of WASI 0.3, which is made of tasks, where it may have some.
+pub(crate) fn linker(engine: &Engine, grants: Grants, tasks: Tasks) -> Result<Linker<State>> {
     let mut linker = Linker::new(engine);
     wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
-    wasmtime_wasi::p3::add_to_linker(&mut linker)?;
     let options = p2::bindings::LinkOptions::default();
     p2::bindings::http::types::add_to_linker::<_, WasiHttp>(&mut linker, &(&options).into(), State::http)?;
-    p3::bindings::http::types::add_to_linker::<_, WasiHttp>(&mut linker, State::http)?;
+    if tasks == Tasks::With {
+        wasmtime_wasi::p3::add_to_linker(&mut linker)?;
+        p3::bindings::http::types::add_to_linker::<_, WasiHttp>(&mut linker, State::http)?;
+        if grants.outbound_http {
+            p3::bindings::http::client::add_to_linker::<_, WasiHttp>(&mut linker, State::http)?;
+        }
+    }
     if grants.tmp {
         files::add_to_linker(&mut linker)?;
     }
     if grants.outbound_http {
         p2::bindings::http::outgoing_handler::add_to_linker::<_, WasiHttp>(&mut linker, State::http)?;
-        p3::bindings::http::client::add_to_linker::<_, WasiHttp>(&mut linker, State::http)?;
     }
     if grants.commands {
         own_app::add_commands(&mut linker)?;

@@ -1,11 +1,13 @@
 //! HTTP functions: components of `wasi:http`, 0.3 (`service`) or 0.2 (`proxy`), each call in a pooled instance that
 //! it has to itself; or programs, of which `program` tells.
 //!
-//! A call runs in a task of its own from admission to the end of the response's body, since both stream. Who waits for
-//! the response holds that task by a [`Running`], and so does the body: whoever drops it, a caller that hangs up, say,
+//! A call begins in the task of whoever waits for its response ([`at_once`]). Where it has to wait for something it runs
+//! in a task of its own from then on, to the end of the response's body, since both stream. Who waits for the response
+//! holds that task by a [`Running`](body::Running), and so does the body: whoever drops it, a caller that hangs up, say,
 //! ends the task and the instance in it. What goes wrong after the headers makes the body end in an error, never in
 //! what looks like its end.
 
+mod at_once;
 mod body;
 mod files;
 mod link;
@@ -26,7 +28,7 @@ use crate::meter::Metered;
 use crate::module::{Form, HttpForm, Loaded};
 use crate::pool::{InstancePool, Pooled};
 use crate::usage::{Tab, Work};
-use body::{Ending, ResponseBody, Running};
+use body::Ending;
 use bytes::Bytes;
 use ebb_domain::port::Future;
 use ebb_domain::port::guest::{CallError, HttpBody, HttpCall, HttpFunction};
@@ -75,34 +77,23 @@ impl Http {
         let (sender, receiver) = oneshot::channel();
         let ending = Ending::new(self.pool.function().spec.limits.wall);
         let (pool, max_response, its_ending) = (self.pool.clone(), self.max_response, ending.clone());
-        // Boxed: a task moves its future when it is made and at each change of its state, and this one is kilobytes.
-        let task = tokio::spawn(Box::pin(async move {
+        let call = Box::pin(async move {
             let function = pool.function();
             let tab = Tab::traced(trace);
-            let driven = async {
+            let driven = pin!(async {
                 if Work::new(function, &tab).load().await?.is_program() {
-                    return run(&pool, &tab, call, max_response, sender).await;
+                    return Box::pin(run(&pool, &tab, call, max_response, sender)).await;
                 }
                 drive(&pool, &tab, call, sender, &its_ending).await
-            };
+            });
             let ended = Work::new(function, &tab).within_wall(driven).await;
             if let Err(error) = &ended {
                 let spec = &function.spec;
                 tracing::debug!(app = &*spec.app, function = &*spec.function, %error, "a call failed");
             }
             ended
-        }));
-        let running = Running::new(task);
-        match receiver.await {
-            Ok(Ok(response)) => Ok(response
-                .map(|body| ResponseBody::new(body, self.max_response, ending, running).boxed_unsync())),
-            Ok(Err(error)) => Err(explain(&error, None)),
-            // The call has ended, or is about to.
-            Err(oneshot::Canceled) => Err(match running.join().await {
-                Ok(()) => no_response(),
-                Err(error) => error,
-            }),
-        }
+        });
+        at_once::answer(call, receiver, self.max_response, ending).await
     }
 }
 
@@ -204,7 +195,7 @@ impl Exports {
 impl Pooled for HttpInstance {
     async fn instantiate(work: Work<'_>, loaded: &Arc<Loaded>) -> wasmtime::Result<Self> {
         let Form::Http(form) = &loaded.form else { return Err(wrong_kind()) };
-        let mut store = state::store(work.function, loaded.is_program())?;
+        let mut store = state::store(work.function, loaded)?;
         store.data_mut().begin(None, None);
         store.set_epoch_deadline(1);
         let made = metered(work, &mut store, async |store| Exports::of(store, form).await).await;
@@ -265,16 +256,15 @@ impl HttpInstance {
                 }
             }
             Proxy::P3(_) => {
-                store
-                    .run_concurrent(async |accessor| {
-                        let prepared = accessor.with(|mut store| {
-                            Prepared::new(store.as_context_mut(), proxy, request, State::http_view, sender)
-                        })?;
-                        prepared.run(accessor, std::future::pending()).await?;
-                        rest(accessor, ending).await;
-                        Ok(())
-                    })
-                    .await?
+                let called = store.run_concurrent(async |accessor| {
+                    let prepared = accessor.with(|mut store| {
+                        Prepared::new(store.as_context_mut(), proxy, request, State::http_view, sender)
+                    })?;
+                    prepared.run(accessor, std::future::pending()).await?;
+                    rest(accessor, ending).await;
+                    Ok(())
+                });
+                Box::pin(called).await?
             }
         })
         .await;

@@ -12,6 +12,7 @@ use crate::host::stdio::Stdio;
 use crate::host::wasi::Lines;
 use crate::host::{self, Memory, RESOURCES};
 use crate::meter::Meter;
+use crate::module::Loaded;
 use ebb_domain::manifest::Capabilities;
 use ebb_domain::trace::Trace;
 use std::pin::Pin;
@@ -56,7 +57,7 @@ struct Program {
 }
 
 /// A store for one instance, with its limits in force.
-pub(super) fn store(function: &Function, is_program: bool) -> Result<Store<State>> {
+pub(super) fn store(function: &Function, loaded: &Loaded) -> Result<Store<State>> {
     let (spec, source) = (&function.spec, &function.source);
     let output = Output::new(source.clone());
     let mut wasi = WasiCtx::builder();
@@ -69,7 +70,7 @@ pub(super) fn store(function: &Function, is_program: bool) -> Result<Store<State
     for (name, value) in &environment {
         wasi.env(name, value);
     }
-    let program = is_program.then(|| Program {
+    let program = loaded.is_program().then(|| Program {
         stdio: Stdio::default(),
         environment: environment.iter().map(|(name, value)| format!("{name}={value}")).collect(),
         began: Instant::now(),
@@ -93,7 +94,7 @@ pub(super) fn store(function: &Function, is_program: bool) -> Result<Store<State
         memory: Memory::new(function, meter.clone()),
         meter,
     };
-    let mut store = Store::new(function.node.modules.engine(), state);
+    let mut store = Store::new(&loaded.engine, state);
     store.limiter(|state| &mut state.memory);
     host::bound(&mut store, spec.limits.cpu, |state| &state.meter);
     Ok(store)

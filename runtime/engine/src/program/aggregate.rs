@@ -17,6 +17,7 @@ use ebb_domain::text::Text;
 use ebb_domain::time::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
+use std::pin::pin;
 use std::sync::Arc;
 
 /// Events, or bytes of them, that are folded into the state: until there are so many, every decision is given all of
@@ -290,14 +291,14 @@ impl Aggregate for ProgramAggregate {
         Box::pin(async {
             let commands = self.commands.clone();
             let tab = Tab::upkeep();
-            Work::new(&commands.function, &tab).within_wall(self.take(&tab, events)).await
+            Work::new(&commands.function, &tab).within_wall(pin!(self.take(&tab, events))).await
         })
     }
 
     fn decide<'a>(&'a mut self, command: &'a GuestCommand) -> Future<'a, Result<Decision, CallError>> {
         Box::pin(async move {
             let tab = Tab::traced(command.trace.clone());
-            Work::new(&self.commands.function, &tab).within_wall(self.decided(&tab, command)).await
+            Work::new(&self.commands.function, &tab).within_wall(pin!(self.decided(&tab, command))).await
         })
     }
 
@@ -305,7 +306,7 @@ impl Aggregate for ProgramAggregate {
         Box::pin(async {
             let commands = self.commands.clone();
             let tab = Tab::upkeep();
-            Work::new(&commands.function, &tab).within_wall(self.folded(&tab)).await
+            Work::new(&commands.function, &tab).within_wall(pin!(self.folded(&tab))).await
         })
     }
 }

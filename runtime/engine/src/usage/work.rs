@@ -7,6 +7,7 @@ use crate::module::Loaded;
 use crate::pool::Pooled;
 use ebb_domain::port::guest::{CallError, Lack};
 use ebb_domain::trace::Trace;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -150,8 +151,12 @@ impl<'a> Work<'a> {
         Self { function, tab }
     }
 
-    /// Bounds everything that is waited for and done, and writes the record of it.
-    pub(crate) async fn within_wall<T, E>(self, call: impl Future<Output = Result<T, E>>) -> Result<T, E>
+    /// Bounds everything that is waited for and done, and writes the record of it. Pinned by the caller: as an argument it
+    /// would have its kilobytes twice in this future, which is made for every call.
+    pub(crate) async fn within_wall<T, E>(
+        self,
+        call: Pin<&mut impl Future<Output = Result<T, E>>>,
+    ) -> Result<T, E>
     where
         E: From<CallError>,
         for<'e> Outcome: From<&'e E>,
@@ -177,7 +182,7 @@ impl<'a> Work<'a> {
         }
         self.tab.started(Start::Cold);
         let _loading = self.tab.begin_init();
-        self.function.load().await
+        Box::pin(self.function.load()).await
     }
 
     /// A new instance, which the node will look after.
@@ -189,7 +194,7 @@ impl<'a> Work<'a> {
         let _making = self.tab.begin_init();
         let node = &self.function.node;
         let made = match I::instantiate(self, &loaded).await {
-            Err(error) if node.made_slot(&error) => I::instantiate(self, &loaded).await,
+            Err(error) if node.made_slot(&error, &loaded.engine) => I::instantiate(self, &loaded).await,
             made => made,
         };
         let instance = made.map_err(|error| match error.is::<PoolConcurrencyLimitError>() {

@@ -7,10 +7,12 @@ use ebb_domain::manifest::Capabilities;
 use ebb_domain::manifest::function::Variable;
 use ebb_domain::model::AskedQuery;
 use ebb_domain::port::Future;
-use ebb_domain::port::guest::{CallError, CompileError, Engine, Grants, HttpCall, HttpFunction, ModuleKind};
+use ebb_domain::port::guest::{
+    CallError, CompileError, Engine, Grants, HttpBody, HttpCall, HttpFunction, ModuleKind,
+};
 use ebb_domain::port::own_app::{Accepted, Found, FoundPage, NotDone, NotDoneKind, OwnApp, OwnCommand};
 use http::{Request, StatusCode};
-use http_body_util::{BodyExt as _, Full};
+use http_body_util::BodyExt as _;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -57,7 +59,7 @@ pub(super) async fn call(
     function: &Arc<dyn HttpFunction>,
     body: Vec<u8>,
 ) -> Result<(StatusCode, Bytes), CallError> {
-    let body = Full::new(Bytes::from(body)).map_err(|never| match never {}).boxed_unsync();
+    let body = HttpBody::Whole(body.into());
     let request = Request::post("http://a.example/notes/7?x=1").header("ebb-param-id", "7").body(body);
     let call = HttpCall { request: request.unwrap(), app: Arc::new(NoApp) };
     let response = function.call(call).await?;

@@ -22,7 +22,6 @@ use http::header::{AUTHORIZATION, CONNECTION, EXPECT, HOST, HeaderName, TE, TRAN
 use http::request::Parts;
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderMap, HeaderValue, Method, Request, Uri};
-use http_body_util::BodyExt as _;
 use hyper::body::{Body, Frame, SizeHint};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -94,25 +93,20 @@ impl DataPlane {
             parameters: &parameters,
         };
         *request.headers_mut() = told.headers(headers, parts.uri.path(), path, self.auth.is_configured());
-        let cause = Cause {
-            actor,
-            correlation_id,
-            causation_id: format!("function.{}", endpoint.name).into(),
-            hops: 0,
-        };
-        let entered = self.metrics.enter(app.name(), || format!("function.{}", endpoint.name));
+        let cause = Cause { actor, correlation_id, causation_id: endpoint.qualified_name.clone(), hops: 0 };
+        let entered = self.metrics.enter(app.name(), || &*endpoint.qualified_name);
         let call = HttpCall { request, app: Arc::new(CalledApp::new(Arc::downgrade(app), cause)) };
         let answered = match endpoint.function().await {
             Ok(function) => function.call(call).await,
             Err(error) => Err(error),
         };
         let answered =
-            answered.map(|response| response.map(|body| KeepsOpen::boxed(body, app.clone(), entered)));
+            answered.map(|response| response.map(|body| KeepsOpen::until_sent(body, app, entered)));
         finish(answered, &overrun, &endpoint, head)
     }
 }
 
-/// A response's body, which uses its app, and is in flight, to its end.
+/// A response's body as it comes, which uses its app, and is in flight, to its end.
 struct KeepsOpen {
     body: HttpBody,
     _app: Arc<App>,
@@ -120,8 +114,12 @@ struct KeepsOpen {
 }
 
 impl KeepsOpen {
-    fn boxed(body: HttpBody, app: Arc<App>, entered: Option<Entered>) -> HttpBody {
-        Self { body, _app: app, _entered: entered }.boxed_unsync()
+    fn until_sent(body: HttpBody, app: &Arc<App>, entered: Option<Entered>) -> HttpBody {
+        match body {
+            // Its call has ended.
+            HttpBody::Whole(_) => body,
+            HttpBody::Streamed(_) => HttpBody::stream(Self { body, _app: app.clone(), _entered: entered }),
+        }
     }
 }
 
@@ -199,18 +197,19 @@ impl Told<'_> {
             .flat_map(|value| value.split(','))
             .filter_map(|name| name.trim().parse().ok())
             .collect();
-        for name in named.iter().chain(&HOP_BY_HOP) {
-            headers.remove(name);
-        }
-        // The guest has the request's authority for it.
-        headers.remove(HOST);
-        if tokens {
-            // A token for this node is not for its functions: who has it could call anything in its owner's name.
-            headers.remove(AUTHORIZATION);
-        }
-        let forged: Vec<HeaderName> =
-            headers.keys().filter(|name| name.as_str().starts_with(PARAMETER_HEADER)).cloned().collect();
-        for name in forged {
+        let is_for_guest = |name: &HeaderName| {
+            !(named.contains(name)
+                || HOP_BY_HOP.contains(name)
+                // The guest has the request's authority for it.
+                || *name == HOST
+                // A token for this node is not for its functions: who has it could call anything in its owner's name.
+                || (tokens && *name == AUTHORIZATION)
+                // Forged.
+                || name.as_str().starts_with(PARAMETER_HEADER))
+        };
+        // Looked for among those that are there, which are few.
+        let removed: Vec<HeaderName> = headers.keys().filter(|name| !is_for_guest(name)).cloned().collect();
+        for name in removed {
             headers.remove(name);
         }
         // Actors and ids are visible ASCII; should one ever not be, none is better than the caller's own.
@@ -220,10 +219,8 @@ impl Told<'_> {
         };
         say(EBB_ACTOR, self.actor);
         say(EBB_CORRELATION_ID, self.correlation_id);
-        for (name, value) in self.endpoint.trigger.route.parameters().zip(self.parameters) {
-            if let Ok(name) = format!("{PARAMETER_HEADER}{name}").parse() {
-                say(name, value);
-            }
+        for (name, value) in self.endpoint.parameter_headers.iter().zip(self.parameters) {
+            say(name.clone(), value);
         }
         match sent.strip_suffix(path).filter(|prefix| !prefix.is_empty()) {
             Some(prefix) => say(X_FORWARDED_PREFIX, prefix),

@@ -281,12 +281,15 @@ impl Plane for DataPlane {
         let method = parts.method.clone();
         let mut reply = match route {
             None => {
-                let methods = app.http_routes().methods(&path);
-                if !methods.is_empty() {
+                let routes = app.http_routes();
+                if routes.has(&path) {
                     label = RouteLabel::Function;
                 }
-                let asks_us = method == Method::OPTIONS
-                    && !methods.is_empty()
+                let methods = match method {
+                    Method::OPTIONS => routes.methods(&path),
+                    _ => Vec::new(),
+                };
+                let asks_us = !methods.is_empty()
                     && (cors::is_preflight(&parts.headers, cors) || !methods.contains(&HttpMethod::Options));
                 if asks_us {
                     cors::preflight(&origin, cors, &functions::allow(&methods))

@@ -4,7 +4,7 @@ use super::problem::{BAD_BODY, BODY_TOO_LARGE, Problem, REQUEST_TIMEOUT};
 use bytes::Bytes;
 use ebb_domain::port::guest::{BodyError, HttpBody};
 use futures_util::FutureExt as _;
-use http_body_util::{BodyExt as _, Empty, LengthLimitError, Limited};
+use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use hyper::body::{Body as _, Frame, Incoming, SizeHint};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
@@ -40,13 +40,13 @@ impl RequestBody {
     pub(crate) fn into_stream(self, limit: u64) -> Result<(HttpBody, Overrun), Problem> {
         let overrun = Overrun { over: Arc::default(), limit };
         if self.is_end_stream() {
-            return Ok((Empty::new().map_err(|never| match never {}).boxed_unsync(), overrun));
+            return Ok((HttpBody::empty(), overrun));
         }
         if self.incoming.as_ref().is_some_and(|incoming| incoming.size_hint().lower() > limit) {
             return Err(body_too_large(limit));
         }
         let body = StreamedBody { body: self, left: limit, overrun: overrun.clone() };
-        Ok((body.boxed_unsync(), overrun))
+        Ok((HttpBody::stream(body), overrun))
     }
 
     /// The whole body. More than `limit` bytes are refused as soon as that is known: from `Content-Length`, or while

@@ -67,16 +67,19 @@ pub(crate) fn stream(
 /// comes to its end.
 pub(crate) fn streamed(response: Response<HttpBody>, head: bool) -> Reply {
     let (mut parts, body) = response.into_parts();
-    if !head {
-        return Reply::from_parts(parts, Either::Right(body));
+    let body = match body {
+        HttpBody::Whole(bytes) if !head => return Reply::from_parts(parts, Either::Left(Full::new(bytes))),
+        HttpBody::Streamed(body) if !head => return Reply::from_parts(parts, Either::Right(body)),
+        // Whether all of a body was there at once is chance, and nothing to tell a caller.
+        HttpBody::Whole(_) => None,
+        HttpBody::Streamed(body) => Some(body),
+    };
+    if let Some(mut body) = body {
+        if let Some(length) = hyper::body::Body::size_hint(&body).exact() {
+            parts.headers.entry(CONTENT_LENGTH).or_insert(HeaderValue::from(length));
+        }
+        tokio::spawn(async move { while let Some(Ok(_)) = body.frame().await {} });
     }
-    if let Some(length) = hyper::body::Body::size_hint(&body).exact() {
-        parts.headers.entry(CONTENT_LENGTH).or_insert(HeaderValue::from(length));
-    }
-    tokio::spawn(async move {
-        let mut body = body;
-        while let Some(Ok(_)) = body.frame().await {}
-    });
     // Of unknown length: an empty one of known length would have hyper say that there are no bytes.
     let nothing = StreamBody::new(futures_util::stream::empty::<Result<Frame<Bytes>, BodyError>>());
     Reply::from_parts(parts, Either::Right(nothing.boxed_unsync()))
