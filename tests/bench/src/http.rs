@@ -1,5 +1,6 @@
 //! A load generator that costs little: keep-alive HTTP/1.1 over raw sockets, one request at a time on each.
 
+use crate::cores;
 use bytes::Bytes;
 use serde_json::Value;
 use std::sync::Arc;
@@ -175,6 +176,7 @@ pub fn always(request: impl Into<Bytes>) -> Requests {
 
 /// Sends requests from so many clients, for so long.
 pub async fn load(address: &str, clients: usize, span: Duration, requests: &Requests) -> Load {
+    let _awake = cores::awake();
     let start = Instant::now();
     let tasks = (0..clients).map(|number| {
         let (address, requests) = (address.to_owned(), requests.clone());
