@@ -102,12 +102,6 @@ impl HttpRoutes {
         }
     }
 
-    /// Whether a function has such a route.
-    #[must_use]
-    pub fn has(&self, path: &str) -> bool {
-        self.routes.find(path).is_some()
-    }
-
     /// The methods that a path takes; none if no function has such a route.
     #[must_use]
     pub fn methods(&self, path: &str) -> Vec<HttpMethod> {

@@ -3,6 +3,7 @@
 use ebb_domain::name::AppName;
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 /// An app, as a small number. Numbers are not given out again: there are as many as names were ever deployed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,6 +30,34 @@ impl Apps {
         let next = known.len();
         let weight = || self.weights.get(name).copied().unwrap_or(1).max(1);
         *known.entry(name.clone()).or_insert_with(|| App { index: next, weight: weight() })
+    }
+}
+
+/// How long an app that called is reckoned with.
+const RECENT_MILLIS: u64 = 50;
+
+/// Whether one app has the node to itself.
+#[derive(Default)]
+pub(crate) struct Solo {
+    /// Whose the last call was, and one more; 0 before there was any.
+    last: AtomicUsize,
+    /// Until when more than one is reckoned with, in milliseconds of the node.
+    shared_until: AtomicU64,
+}
+
+impl Solo {
+    /// An app calls, at a time in milliseconds of the node: whether no other has called just now.
+    pub(crate) fn calls(&self, app: App, now: u64) -> bool {
+        let app = app.index + 1;
+        let last = self.last.load(Ordering::Relaxed);
+        // Written only when it changes: every processor reads it for every call.
+        if last != app {
+            self.last.store(app, Ordering::Relaxed);
+            if last != 0 {
+                self.shared_until.store(now + RECENT_MILLIS, Ordering::Relaxed);
+            }
+        }
+        now >= self.shared_until.load(Ordering::Relaxed)
     }
 }
 
@@ -82,5 +111,19 @@ impl<T> Queues<T> {
             self.waiting[place..].rotate_left(1);
         }
         Some((app, waiter))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_app_is_alone_until_another_calls_and_some_time_after_that() {
+        let (one, other) = (App { index: 0, weight: 1 }, App { index: 1, weight: 1 });
+        let solo = Solo::default();
+        assert!(solo.calls(one, 0) && solo.calls(one, 1), "from its first call on");
+        assert!(!solo.calls(other, 2) && !solo.calls(one, 3) && !solo.calls(one, 3 + RECENT_MILLIS - 1));
+        assert!(solo.calls(one, 3 + RECENT_MILLIS));
     }
 }

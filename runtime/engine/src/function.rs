@@ -116,6 +116,11 @@ impl Function {
         Ok(Admitted { _function, node: Arc::new(node) })
     }
 
+    /// A call begins: whether no other app has called just now, so that nothing has to be shared.
+    pub(crate) fn has_node_to_itself(&self) -> bool {
+        self.node.solo.calls(self.app, self.node.millis(Instant::now()))
+    }
+
     /// Turns at the processors, for one call.
     pub(crate) fn turn(&self) -> Turn {
         Turn::new(self.node.turns.clone(), self.app)

@@ -5,7 +5,7 @@
 //! that was called longest ago first: its idle instances, then its code.
 
 use crate::budget::Budget;
-use crate::fair::Apps;
+use crate::fair::{Apps, Solo};
 use crate::gate::Gate;
 use crate::module::Modules;
 use crate::pool::Pool;
@@ -33,6 +33,7 @@ pub(crate) struct Node {
     pub(crate) ticker: Ticker,
     pub(crate) apps: Apps,
     pub(crate) gate: Arc<Gate>,
+    pub(crate) solo: Solo,
     pub(crate) turns: Arc<Turns>,
     pub(crate) budget: Arc<Budget>,
     pub(crate) ledger: Ledger,
@@ -82,6 +83,7 @@ impl Node {
             ticker,
             apps,
             gate: Gate::new(concurrency),
+            solo: Solo::default(),
             turns,
             budget,
             ledger: Ledger::default(),

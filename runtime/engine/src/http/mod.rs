@@ -76,6 +76,7 @@ impl Http {
         let trace = self.begin_span(call.request.headers_mut());
         let (sender, receiver) = oneshot::channel();
         let ending = Ending::new(self.pool.function().spec.limits.wall);
+        let begins_here = self.pool.function().has_node_to_itself();
         let (pool, max_response, its_ending) = (self.pool.clone(), self.max_response, ending.clone());
         let call = Box::pin(async move {
             let function = pool.function();
@@ -93,7 +94,7 @@ impl Http {
             }
             ended
         });
-        at_once::answer(call, receiver, self.max_response, ending).await
+        at_once::answer(call, begins_here, receiver, self.max_response, ending).await
     }
 }
 

@@ -54,14 +54,13 @@ impl DataPlane {
     pub(super) async fn function(
         &self,
         app: &Arc<App>,
-        path: &str,
+        (path, routed): (&str, Routed<'_>),
         parts: &mut Parts,
         body: RequestBody,
         origin: &Origin,
         caller: Result<Text, AuthError>,
     ) -> Result<Reply, Problem> {
-        let routes = app.http_routes();
-        let (endpoint, taken, parameters) = match routes.find(parts.method.as_str(), path) {
+        let (endpoint, taken, parameters) = match routed {
             Routed::Nothing => return Err(super::nothing_there(path)),
             Routed::OtherMethods(methods) => {
                 let detail = format!("{} is not for this path", parts.method);
@@ -165,10 +164,10 @@ fn finish(
 
 /// Where the request goes, as the guest sees it: without the prefix that selects the app, absolute.
 fn uri(parts: &Parts, path: &str) -> Result<Uri, Problem> {
-    let path = if path.is_empty() { "/" } else { path };
-    let target = match parts.uri.query() {
-        Some(query) => PathAndQuery::try_from(format!("{path}?{query}")),
-        None => PathAndQuery::try_from(path),
+    let target = match (parts.uri.path_and_query(), parts.uri.query()) {
+        (Some(sent), _) if sent.path() == path => Ok(sent.clone()),
+        (_, Some(query)) => PathAndQuery::try_from(format!("{}?{query}", non_empty(path))),
+        (_, None) => PathAndQuery::try_from(non_empty(path)),
     };
     let host = authority(&parts.headers, &parts.uri).unwrap_or_default();
     let mut uri = http::uri::Parts::default();
@@ -177,6 +176,10 @@ fn uri(parts: &Parts, path: &str) -> Result<Uri, Problem> {
     uri.authority = Some(host.parse().unwrap_or_else(|_| Authority::from_static("localhost")));
     uri.scheme = Some(Scheme::HTTP);
     Uri::from_parts(uri).map_err(|error| BAD_PATH.detail(error.to_string()))
+}
+
+fn non_empty(path: &str) -> &str {
+    if path.is_empty() { "/" } else { path }
 }
 
 /// What the platform tells a guest about a request.

@@ -27,6 +27,7 @@ use crate::serve::Plane;
 use crate::traces::Traces;
 use cursor::Sealer;
 use ebb_app::app::App;
+use ebb_app::functions::Routed;
 use ebb_app::node::{DeployedApp, Node, NotServed};
 use ebb_domain::manifest::function::HttpMethod;
 use ebb_domain::manifest::{Allow, Manifest};
@@ -282,7 +283,8 @@ impl Plane for DataPlane {
         let mut reply = match route {
             None => {
                 let routes = app.http_routes();
-                if routes.has(&path) {
+                let routed = routes.find(method.as_str(), &path);
+                if !matches!(routed, Routed::Nothing) {
                     label = RouteLabel::Function;
                 }
                 let methods = match method {
@@ -294,7 +296,7 @@ impl Plane for DataPlane {
                 if asks_us {
                     cors::preflight(&origin, cors, &functions::allow(&methods))
                 } else {
-                    self.function(&app, &path, &mut parts, body, &origin, caller)
+                    self.function(&app, (&path, routed), &mut parts, body, &origin, caller)
                         .await
                         .unwrap_or_else(Problem::into_reply)
                 }

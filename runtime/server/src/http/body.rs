@@ -38,13 +38,13 @@ impl RequestBody {
     /// The body as it comes in. More than `limit` bytes are refused as soon as that is known: here, from
     /// `Content-Length`, or while it is read, as an error and by the [`Overrun`].
     pub(crate) fn into_stream(self, limit: u64) -> Result<(HttpBody, Overrun), Problem> {
-        let overrun = Overrun { over: Arc::default(), limit };
         if self.is_end_stream() {
-            return Ok((HttpBody::empty(), overrun));
+            return Ok((HttpBody::empty(), Overrun { over: None, limit }));
         }
         if self.incoming.as_ref().is_some_and(|incoming| incoming.size_hint().lower() > limit) {
             return Err(body_too_large(limit));
         }
+        let overrun = Overrun { over: Some(Arc::default()), limit };
         let body = StreamedBody { body: self, left: limit, overrun: overrun.clone() };
         Ok((HttpBody::stream(body), overrun))
     }
@@ -68,14 +68,16 @@ impl RequestBody {
 /// Whether a streamed body had more bytes than it may.
 #[derive(Clone)]
 pub(crate) struct Overrun {
-    over: Arc<AtomicBool>,
+    /// None for a body of nothing.
+    over: Option<Arc<AtomicBool>>,
     limit: u64,
 }
 
 impl Overrun {
     /// What the caller is told if it had.
     pub(crate) fn problem(&self) -> Option<Problem> {
-        self.over.load(Ordering::Relaxed).then(|| body_too_large(self.limit))
+        let over = self.over.as_ref().is_some_and(|over| over.load(Ordering::Relaxed));
+        over.then(|| body_too_large(self.limit))
     }
 }
 
@@ -112,7 +114,9 @@ impl hyper::body::Body for StreamedBody {
             }
             None => {
                 self.left = 0;
-                self.overrun.over.store(true, Ordering::Relaxed);
+                if let Some(over) = &self.overrun.over {
+                    over.store(true, Ordering::Relaxed);
+                }
                 Err(BodyError::TooLarge { limit: self.overrun.limit })
             }
         }))
