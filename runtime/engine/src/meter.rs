@@ -98,7 +98,6 @@ impl<F: Future> Future for Metered<'_, F> {
         meter.since.store(meter.since_base(began.0), Ordering::Relaxed);
         let result = self.call.as_mut().poll(context);
         let (took, computed) = began.end();
-        Pace::note(took);
         meter.spent.fetch_add(took.as_nanos() as u64, Ordering::Relaxed);
         self.work.tab.computed(computed, meter.memory.load(Ordering::Relaxed));
         meter.in_turn.store(false, Ordering::Relaxed);
@@ -113,36 +112,7 @@ impl<F: Future> Future for Metered<'_, F> {
 /// at its end.
 const FRESH: Duration = Duration::from_micros(500);
 
-/// A poll that takes longer is long.
-const LONG: Duration = Duration::from_micros(100);
-/// How long a thread is told by its long polls.
-const MEMORY: Duration = Duration::from_millis(10);
-/// Calls that end no further apart than this are many.
-const NEAR: Duration = Duration::from_micros(50);
-
-/// How calls follow each other on this thread.
-pub(crate) struct Pace;
-
-impl Pace {
-    /// A poll of a guest took so long.
-    fn note(took: Duration) {
-        if took > LONG {
-            LAST_LONG.set(Some(Instant::now()));
-        }
-    }
-
-    /// A call has ended. Whether others end close to it, and all of them are short: then what is sent for them is better
-    /// sent together, since nothing of that waits for long.
-    pub(crate) fn is_brisk() -> bool {
-        let now = Instant::now();
-        let within = |last: Option<Instant>, time| last.is_some_and(|last| now.duration_since(last) < time);
-        within(LAST_ENDED.replace(Some(now)), NEAR) && !within(LAST_LONG.get(), MEMORY)
-    }
-}
-
 thread_local! {
-    static LAST_ENDED: Cell<Option<Instant>> = const { Cell::new(None) };
-    static LAST_LONG: Cell<Option<Instant>> = const { Cell::new(None) };
     /// The thread's computing time, and when it was read.
     static READING: Cell<Option<(Instant, Duration)>> = const { Cell::new(None) };
 }

@@ -12,7 +12,6 @@
 use super::Answered;
 use super::body::{Ending, ResponseBody, Running};
 use crate::live::explain;
-use crate::meter::Pace;
 use bytes::{Bytes, BytesMut};
 use ebb_domain::port::guest::{BodyError, CallError, HttpBody};
 use futures_channel::oneshot;
@@ -55,12 +54,7 @@ pub(super) async fn answer(
                 Poll::Ready(())
             })
             .await;
-            let body = begun.into_body();
-            // The kernel sends a dozen small answers in a row for less than one now and one then between two guests.
-            if matches!(body, HttpBody::Whole(_)) && Pace::is_brisk() {
-                tokio::task::yield_now().await;
-            }
-            Ok(http::Response::from_parts(head, body))
+            Ok(http::Response::from_parts(head, begun.into_body()))
         }
         (_, Some(ended)) => Err(ended.err().unwrap_or_else(super::no_response)),
         (_, None) => {
