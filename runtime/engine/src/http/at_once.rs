@@ -122,12 +122,11 @@ impl Begun {
 
     fn into_body(mut self) -> HttpBody {
         let is_whole = self.body.is_end_stream();
-        if let Some(call) = self.call {
-            // What is broken is not waited for, and what the guest does once its body is whole it does by itself.
-            if !self.body.is_broken() {
-                let running = Running::new(tokio::spawn(call));
-                if is_whole { running.release() } else { self.body.is_driven_by(running) }
-            }
+        // A call whose body is broken ends here. What a guest does once its body is whole it does by itself.
+        match self.call.filter(|_| !self.body.is_broken()) {
+            Some(call) if is_whole => drop(tokio::spawn(call)),
+            Some(call) => self.body.is_driven_by(Running::new(tokio::spawn(call))),
+            None => {}
         }
         self.body.pause_again();
         let rest = (!is_whole).then_some(self.body);
@@ -223,6 +222,14 @@ mod tests {
     where
         F: Future<Output = Result<(), CallError>> + Send + 'static,
     {
+        called_by(true, guest).await
+    }
+
+    /// The same, by an app that has the node to itself or by one that has not.
+    async fn called_by<F>(is_alone: bool, guest: impl FnOnce(Guest) -> F) -> Result<HttpBody, CallError>
+    where
+        F: Future<Output = Result<(), CallError>> + Send + 'static,
+    {
         let (response, receiver) = oneshot::channel();
         let (frames, stream) = mpsc::unbounded();
         let ending = Ending::new(Duration::from_secs(1));
@@ -232,7 +239,7 @@ mod tests {
             body: StreamBody::new(stream).boxed_unsync(),
             ending: ending.clone(),
         });
-        let response = answer(Box::pin(guest), true, receiver, LIMIT, ending).await?;
+        let response = answer(Box::pin(guest), is_alone, receiver, LIMIT, ending).await?;
         Ok(response.into_body())
     }
 
@@ -268,6 +275,21 @@ mod tests {
         let frame = body.frame().await.unwrap().unwrap();
         assert_eq!(&**frame.data_ref().unwrap(), b"one two", "in one piece");
         assert!(body.is_end_stream());
+    }
+
+    #[tokio::test]
+    async fn beside_other_apps_it_has_a_task_of_its_own_from_the_start() {
+        let mine = tokio::spawn(async {
+            let (tell, told) = oneshot::channel();
+            let body = called_by(false, async move |guest: Guest| {
+                tell.send(tokio::task::id()).unwrap();
+                guest.respond().unbounded_send(data("one")).unwrap();
+                Ok(())
+            });
+            assert_eq!(read(&mut body.await.unwrap()).await, ("one".into(), None));
+            assert_ne!(told.await.unwrap(), tokio::task::id());
+        });
+        mine.await.unwrap();
     }
 
     #[tokio::test]

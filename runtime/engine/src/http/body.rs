@@ -112,11 +112,7 @@ impl Running {
     }
 
     /// The call may go on by itself.
-    pub(super) fn release(mut self) {
-        self.let_go();
-    }
-
-    fn let_go(&mut self) {
+    fn release(&mut self) {
         self.0 = None;
     }
 
@@ -176,7 +172,7 @@ impl ResponseBody {
     fn end(&mut self) {
         self.over = true;
         self.ending.set_read();
-        self.running.let_go();
+        self.running.release();
     }
 
     /// An error makes hyper drop the connection with all that it has not sent yet, be it the headers themselves: a

@@ -44,9 +44,9 @@ impl RequestBody {
         if self.incoming.as_ref().is_some_and(|incoming| incoming.size_hint().lower() > limit) {
             return Err(body_too_large(limit));
         }
-        let overrun = Overrun { over: Some(Arc::default()), limit };
-        let body = StreamedBody { body: self, left: limit, overrun: overrun.clone() };
-        Ok((HttpBody::stream(body), overrun))
+        let over = Arc::<AtomicBool>::default();
+        let body = StreamedBody { body: self, left: limit, limit, over: over.clone() };
+        Ok((HttpBody::stream(body), Overrun { over: Some(over), limit }))
     }
 
     /// The whole body. More than `limit` bytes are refused as soon as that is known: from `Content-Length`, or while
@@ -66,7 +66,6 @@ impl RequestBody {
 }
 
 /// Whether a streamed body had more bytes than it may.
-#[derive(Clone)]
 pub(crate) struct Overrun {
     /// None for a body of nothing.
     over: Option<Arc<AtomicBool>>,
@@ -85,7 +84,8 @@ impl Overrun {
 struct StreamedBody {
     body: RequestBody,
     left: u64,
-    overrun: Overrun,
+    limit: u64,
+    over: Arc<AtomicBool>,
 }
 
 impl hyper::body::Body for StreamedBody {
@@ -114,10 +114,8 @@ impl hyper::body::Body for StreamedBody {
             }
             None => {
                 self.left = 0;
-                if let Some(over) = &self.overrun.over {
-                    over.store(true, Ordering::Relaxed);
-                }
-                Err(BodyError::TooLarge { limit: self.overrun.limit })
+                self.over.store(true, Ordering::Relaxed);
+                Err(BodyError::TooLarge { limit: self.limit })
             }
         }))
     }

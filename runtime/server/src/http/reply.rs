@@ -66,19 +66,15 @@ pub(crate) fn stream(
 /// A function's response, as it comes. What answers a `HEAD` has its body read and thrown away, so that the function
 /// comes to its end.
 pub(crate) fn streamed(response: Response<HttpBody>, head: bool) -> Reply {
-    let (mut parts, body) = response.into_parts();
-    let body = match body {
+    let (parts, body) = response.into_parts();
+    match body {
         HttpBody::Whole(bytes) if !head => return Reply::from_parts(parts, Either::Left(Full::new(bytes))),
         HttpBody::Streamed(body) if !head => return Reply::from_parts(parts, Either::Right(body)),
-        // Whether all of a body was there at once is chance, and nothing to tell a caller.
-        HttpBody::Whole(_) => None,
-        HttpBody::Streamed(body) => Some(body),
-    };
-    if let Some(mut body) = body {
-        if let Some(length) = hyper::body::Body::size_hint(&body).exact() {
-            parts.headers.entry(CONTENT_LENGTH).or_insert(HeaderValue::from(length));
+        // Its length is the function's to say: whether all of it was there at once is chance.
+        HttpBody::Whole(_) => {}
+        HttpBody::Streamed(mut body) => {
+            tokio::spawn(async move { while let Some(Ok(_)) = body.frame().await {} });
         }
-        tokio::spawn(async move { while let Some(Ok(_)) = body.frame().await {} });
     }
     // Of unknown length: an empty one of known length would have hyper say that there are no bytes.
     let nothing = StreamBody::new(futures_util::stream::empty::<Result<Frame<Bytes>, BodyError>>());
