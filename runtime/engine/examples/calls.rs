@@ -79,7 +79,8 @@ fn own_cpu() -> f64 {
 
 async fn call(function: &dyn HttpFunction) {
     let request = http::Request::get("http://localhost/hello").body(HttpBody::empty()).expect("a request");
-    let answer = function.call(HttpCall { request, app: Arc::new(Nobody) }).await.expect("an answer");
+    let call = HttpCall { request: Box::new(request), app: Arc::new(Nobody) };
+    let answer = function.call(call).await.expect("an answer");
     answer.into_body().collect().await.expect("a body");
 }
 

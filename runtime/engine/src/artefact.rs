@@ -22,6 +22,8 @@ const MAC_BYTES: usize = 32;
 
 /// The largest buffer that is kept.
 const BUFFER: usize = 2 << 20;
+/// The largest artefact that is loaded at once: what takes a millisecond or so.
+const AT_ONCE: u64 = 1 << 20;
 
 /// Machine code in memory.
 pub(crate) enum Artefact {
@@ -135,11 +137,45 @@ impl Artefacts {
 
     /// The artefact with its MAC checked, in memory for running; none if there is none that can be trusted.
     pub(crate) fn load(&self, engines: &Engines, digest: &Digest, kind: ModuleKind) -> Option<Artefact> {
+        self.load_by(engines, digest, kind, |mut file, bytes| {
+            bytes.clear();
+            file.read_to_end(bytes).map(drop)
+        })
+        .ok()?
+    }
+
+    /// The same without waiting for the disk, or for anything that takes much longer than a millisecond.
+    ///
+    /// # Errors
+    /// It is large, not there, or the system has not all of it in memory.
+    pub(crate) fn load_at_once(
+        &self,
+        engines: &Engines,
+        digest: &Digest,
+        kind: ModuleKind,
+    ) -> io::Result<Option<Artefact>> {
+        self.load_by(engines, digest, kind, |file, bytes| {
+            let length = file.metadata()?.len();
+            if length > AT_ONCE {
+                return Err(io::ErrorKind::WouldBlock.into());
+            }
+            bytes.resize(length as usize, 0);
+            read_cached(&file, bytes)
+        })
+    }
+
+    fn load_by(
+        &self,
+        engines: &Engines,
+        digest: &Digest,
+        kind: ModuleKind,
+        read: impl FnOnce(File, &mut Vec<u8>) -> io::Result<()>,
+    ) -> io::Result<Option<Artefact>> {
         let path = self.path(digest, kind);
+        let file = File::open(&path)?;
         let mut bytes =
             self.buffer.try_lock().map(|mut buffer| std::mem::take(&mut *buffer)).unwrap_or_default();
-        bytes.clear();
-        let artefact = self.load_by(&mut bytes, &path, engines, digest, kind);
+        let artefact = read(file, &mut bytes).map(|()| self.code(&bytes, &path, engines, digest, kind));
         if bytes.capacity() <= BUFFER
             && let Some(mut buffer) = self.buffer.try_lock()
         {
@@ -148,15 +184,14 @@ impl Artefacts {
         artefact
     }
 
-    fn load_by(
+    fn code(
         &self,
-        bytes: &mut Vec<u8>,
+        bytes: &[u8],
         path: &Path,
         engines: &Engines,
         digest: &Digest,
         kind: ModuleKind,
     ) -> Option<Artefact> {
-        File::open(path).and_then(|mut file| file.read_to_end(bytes)).ok()?;
         let (code, mac) = bytes.split_last_chunk::<MAC_BYTES>()?;
         // In constant time.
         if self.mac(digest, kind, code) != *mac {
@@ -173,6 +208,27 @@ impl Artefacts {
             }
         }
     }
+}
+
+/// Reads all that there is room for, as long as none of it has to come from the disk.
+#[cfg(target_os = "linux")]
+fn read_cached(file: &File, bytes: &mut [u8]) -> io::Result<()> {
+    use rustix::io::{ReadWriteFlags, preadv2};
+    let mut read = 0;
+    while read < bytes.len() {
+        let rest = &mut [io::IoSliceMut::new(&mut bytes[read..])];
+        match preadv2(file, rest, read as u64, ReadWriteFlags::NOWAIT)? {
+            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+            more => read += more,
+        }
+    }
+    Ok(())
+}
+
+/// Elsewhere nobody can say.
+#[cfg(not(target_os = "linux"))]
+fn read_cached(_: &File, _: &mut [u8]) -> io::Result<()> {
+    Err(io::ErrorKind::WouldBlock.into())
 }
 
 /// Machine code, ready to run. It is copied into memory of its own and not mapped from the file, so that nobody can

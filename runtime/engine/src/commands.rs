@@ -32,7 +32,7 @@ use std::mem;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio::sync::{Mutex as AsyncMutex, MutexGuard};
 use wasmtime::component::ResourceAny;
 
@@ -52,8 +52,6 @@ pub(crate) struct Commands {
     held: AtomicU64,
     /// Runs of programs, each in an instance.
     running: AtomicUsize,
-    /// Times are kept as milliseconds since this.
-    base: Instant,
 }
 
 /// One instance, or the place of one that its first caller is about to make.
@@ -101,12 +99,7 @@ impl Commands {
             tenants: AtomicU32::new(0),
             held: AtomicU64::new(0),
             running: AtomicUsize::new(0),
-            base: Instant::now(),
         }
-    }
-
-    fn millis(&self, now: Instant) -> u64 {
-        now.saturating_duration_since(self.base).as_millis() as u64
     }
 
     fn retired(&self, instance: &Instance) -> bool {
@@ -132,7 +125,7 @@ impl Commands {
             Some(free) if free.callers() == 0 => free,
             best if pool.len() >= max => best.ok_or(overloaded(Lack::Instances(policy.max.get())))?,
             _ => {
-                let instance = Arc::new(Instance::new(None, self.millis(Instant::now())));
+                let instance = Arc::new(Instance::new(None, self.function.node.millis()));
                 pool.push(instance.clone());
                 instance
             }
@@ -145,7 +138,7 @@ impl Commands {
 
     /// Drops the retired instance that was called longest ago.
     fn give_way(&self, pool: &mut Vec<Arc<Instance>>) {
-        let quiet = self.millis(Instant::now()).saturating_sub(QUIET.as_millis() as u64);
+        let quiet = self.function.node.millis().saturating_sub(QUIET.as_millis() as u64);
         let victim = pool
             .iter()
             .enumerate()
@@ -361,7 +354,7 @@ impl<'a> Caller<'a> {
 
 impl Drop for Caller<'_> {
     fn drop(&mut self) {
-        self.instance.used_at.store(self.commands.millis(Instant::now()), Ordering::Relaxed);
+        self.instance.used_at.store(self.commands.function.node.millis(), Ordering::Relaxed);
         self.instance.callers.fetch_sub(1, Ordering::AcqRel);
     }
 }
@@ -547,9 +540,9 @@ impl Pool for Commands {
         self.pool.lock().len() + self.running.load(Ordering::Relaxed)
     }
 
-    fn reap(&self, now: Instant) {
+    fn reap(&self, now: u64) {
         let policy = &self.function.spec.instances;
-        let long_ago = self.millis(now).saturating_sub(policy.idle.as_millis() as u64);
+        let long_ago = now.saturating_sub(policy.idle.as_millis() as u64);
         self.end_idle(policy.warm, |instance| {
             instance.aggregates.load(Ordering::Relaxed) == 0
                 && instance.used_at.load(Ordering::Relaxed) <= long_ago
@@ -557,7 +550,7 @@ impl Pool for Commands {
     }
 
     fn reclaim(&self, ready_too: bool) -> usize {
-        let quiet = self.millis(Instant::now()).saturating_sub(QUIET.as_millis() as u64);
+        let quiet = self.function.node.millis().saturating_sub(QUIET.as_millis() as u64);
         let ready = if ready_too { 0 } else { self.function.spec.instances.warm };
         self.end_idle(ready, |instance| instance.used_at.load(Ordering::Relaxed) <= quiet)
     }
@@ -567,7 +560,7 @@ impl Pool for Commands {
             while self.instances() < self.function.spec.instances.warm as usize {
                 match Work::make_ready(&self.function).await {
                     Ok(live) => {
-                        let instance = Instance::new(Some(live), self.millis(Instant::now()));
+                        let instance = Instance::new(Some(live), self.function.node.millis());
                         let mut pool = self.pool.lock();
                         if pool.len() < self.function.spec.instances.max.get() as usize {
                             pool.push(Arc::new(instance));

@@ -11,7 +11,7 @@ use ebb_domain::port::guest::{CallError, FunctionSpec, Lack};
 use parking_lot::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// Calls of one function that may wait for their turn.
@@ -118,7 +118,7 @@ impl Function {
 
     /// A call begins: whether no other app has called just now, so that nothing has to be shared.
     pub(crate) fn has_node_to_itself(&self) -> bool {
-        self.node.solo.calls(self.app, self.node.millis(Instant::now()))
+        self.node.solo.calls(self.app, self.node.millis())
     }
 
     /// Turns at the processors, for one call.
@@ -128,7 +128,7 @@ impl Function {
 
     /// It is used, now.
     pub(crate) fn used(&self) {
-        let now = self.node.millis(Instant::now());
+        let now = self.node.millis();
         self.used_at.store(now, Ordering::Relaxed);
         self.module.used(now);
     }

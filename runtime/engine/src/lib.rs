@@ -18,6 +18,7 @@
 mod artefact;
 mod bindings;
 mod budget;
+mod clock;
 mod commands;
 mod config;
 mod durations;

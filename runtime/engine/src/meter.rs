@@ -73,17 +73,21 @@ impl Meter {
     }
 }
 
-/// A call whose polls are measured, each in a turn of its own.
+/// A call whose polls are measured, each in a turn of its own; the first in one that there is for it already, perhaps.
 pub(crate) struct Metered<'a, F> {
     meter: &'a Meter,
     work: Work<'a>,
-    turn: Turn,
+    /// None before the first poll, and once it has been given back.
+    turn: Option<Turn>,
+    /// It is the tab's, which gets it back if the call does not wait for anything.
+    is_lent: bool,
     call: Pin<&'a mut F>,
 }
 
 impl<'a, F> Metered<'a, F> {
     pub(crate) fn new(meter: &'a Meter, work: Work<'a>, call: Pin<&'a mut F>) -> Self {
-        Self { meter, work, turn: work.function.turn(), call }
+        let turn = work.tab.take_turn();
+        Self { meter, work, is_lent: turn.is_some(), turn, call }
     }
 }
 
@@ -91,19 +95,30 @@ impl<F: Future> Future for Metered<'_, F> {
     type Output = F::Output;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
-        ready!(self.turn.poll_begin(context));
-        let meter = self.meter;
+        let (meter, work) = (self.meter, self.work);
+        let turn = self.turn.get_or_insert_with(|| work.function.turn());
+        ready!(turn.poll_begin(context));
         meter.in_turn.store(true, Ordering::Relaxed);
         let began = Computing::begin();
         meter.since.store(meter.since_base(began.0), Ordering::Relaxed);
         let result = self.call.as_mut().poll(context);
         let (took, computed) = began.end();
         meter.spent.fetch_add(took.as_nanos() as u64, Ordering::Relaxed);
-        self.work.tab.computed(computed, meter.memory.load(Ordering::Relaxed));
+        work.tab.computed(computed, meter.memory.load(Ordering::Relaxed));
         meter.in_turn.store(false, Ordering::Relaxed);
         let paused = meter.paused.swap(false, Ordering::Relaxed) && result.is_pending();
         // A turn is a processor that others can't have: also while its thread does not run.
-        self.turn.end(took, paused.then_some(&*context));
+        match self.turn.take() {
+            Some(mut turn) if self.is_lent && result.is_ready() => {
+                turn.goes_on(took);
+                work.tab.lend_turn(turn);
+            }
+            Some(mut turn) => {
+                turn.end(took, paused.then_some(&*context));
+                self.turn = Some(turn);
+            }
+            None => {}
+        }
         result
     }
 }

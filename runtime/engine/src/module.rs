@@ -15,6 +15,7 @@ use futures_util::future::{BoxFuture, Shared};
 use parking_lot::Mutex;
 use std::any::Any;
 use std::collections::HashMap;
+use std::io;
 use std::mem;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -390,10 +391,20 @@ impl Modules {
         digest: Digest,
         kind: ModuleKind,
     ) -> Result<Option<Arc<Loaded>>, CallError> {
+        let loaded = move |ours: &Self, artefact: Artefact| ours.loaded(&artefact, kind).map(Arc::new);
+        // Here, since it takes less than the way to another thread and back may. No longer than a guest may take that is
+        // called in this task.
+        let at_once = caught(|| {
+            let artefact = self.artefacts.load_at_once(&self.engines, &digest, kind)?;
+            Ok::<_, io::Error>(artefact.map(|artefact| loaded(self, artefact)))
+        });
+        if let Ok(done) = at_once.map_err(CallError::Failed)? {
+            return done.transpose();
+        }
         let ours = self.clone();
         blocking(move || {
             let artefact = ours.artefacts.load(&ours.engines, &digest, kind)?;
-            Some(ours.loaded(&artefact, kind).map(Arc::new))
+            Some(loaded(&ours, artefact))
         })
         .await
         .map_err(CallError::Failed)?
@@ -477,15 +488,17 @@ fn export_indices(component: &Component, kind: ModuleKind) -> wasmtime::Result<E
     })
 }
 
-/// Work that takes long, on a thread for that. A panic, of wasmtime on a module made to make it panic, say, ends as
-/// an error.
+/// Work that takes long, on a thread for that.
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, String> {
-    let caught = tokio::task::spawn_blocking(|| catch_unwind(AssertUnwindSafe(work))).await;
-    match caught {
-        Ok(Ok(done)) => Ok(done),
-        Ok(Err(panic)) => Err(format!("a panic: {}", panic_text(&*panic))),
+    match tokio::task::spawn_blocking(|| caught(work)).await {
+        Ok(done) => done,
         Err(error) => Err(error.to_string()),
     }
+}
+
+/// A panic, of wasmtime on a module made to make it panic, say, ends as an error.
+fn caught<T>(work: impl FnOnce() -> T) -> Result<T, String> {
+    catch_unwind(AssertUnwindSafe(work)).map_err(|panic| format!("a panic: {}", panic_text(&*panic)))
 }
 
 fn panic_text(panic: &(dyn Any + Send)) -> &str {

@@ -5,6 +5,7 @@
 //! that was called longest ago first: its idle instances, then its code.
 
 use crate::budget::Budget;
+use crate::clock::Clock;
 use crate::fair::{Apps, Solo};
 use crate::gate::Gate;
 use crate::module::Modules;
@@ -16,7 +17,7 @@ use crate::usage::{Ledger, Observer};
 use parking_lot::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use wasmtime::{Engine, PoolConcurrencyLimitError};
@@ -48,8 +49,8 @@ pub(crate) struct Node {
     module_idle: Duration,
     pools: Mutex<Vec<Weak<dyn Pool>>>,
     reaper: Reaper,
-    /// Times are kept as milliseconds since this.
-    base: Instant,
+    /// What times are kept by.
+    clock: Clock,
     this: Weak<Self>,
 }
 
@@ -88,13 +89,13 @@ impl Node {
             budget,
             ledger: Ledger::default(),
             observer,
-            heap: Arc::default(),
+            heap: Arc::new(Heap::settled()),
             swept_at: AtomicU64::new(0),
             slots,
             module_idle,
             pools: Mutex::default(),
             reaper: Reaper::default(),
-            base: Instant::now(),
+            clock: Clock::new(),
             this: this.clone(),
         });
         let this = node.this.clone();
@@ -120,9 +121,9 @@ impl Node {
         }
     }
 
-    /// A moment, as milliseconds since the node began.
-    pub(crate) fn millis(&self, now: Instant) -> u64 {
-        now.saturating_duration_since(self.base).as_millis() as u64
+    /// This moment, in milliseconds of the node.
+    pub(crate) fn millis(&self) -> u64 {
+        self.clock.millis()
     }
 
     pub(crate) fn add(&self, pool: Weak<dyn Pool>) {
@@ -186,7 +187,8 @@ impl Node {
     }
 
     /// Takes back what has been idle for too long; when to look again, if anything is left.
-    fn reap(&self, now: Instant) -> Option<Duration> {
+    fn reap(&self) -> Option<Duration> {
+        let now = self.millis();
         let mut pause = None::<Duration>;
         let mut next = |idle: Duration| pause = Some(pause.unwrap_or(LONGEST_PAUSE).min(pause_for(idle)));
         for pool in self.pools() {
@@ -200,16 +202,15 @@ impl Node {
                 tokio::spawn(make_ready(pool));
             }
         }
-        let millis = self.millis(now);
-        if millis.saturating_sub(self.swept_at.load(Ordering::Relaxed)) >= SWEEP_EVERY.as_millis() as u64 {
-            self.swept_at.store(millis, Ordering::Relaxed);
+        if now.saturating_sub(self.swept_at.load(Ordering::Relaxed)) >= SWEEP_EVERY.as_millis() as u64 {
+            self.swept_at.store(now, Ordering::Relaxed);
             let (engines, heap) = (self.modules.engines().clone(), self.heap.clone());
             tokio::task::spawn_blocking(move || {
                 engines.all().filter(|engine| sweep::is_due(engine)).for_each(sweep::sweep);
                 heap.trim_if_worth_it();
             });
         }
-        let long_ago = self.millis(now).checked_sub(self.module_idle.as_millis() as u64);
+        let long_ago = now.checked_sub(self.module_idle.as_millis() as u64);
         if self.modules.unload_unused(long_ago) > 0 {
             next(self.module_idle);
         }
@@ -257,13 +258,13 @@ async fn reap(node: Weak<Node>, hurry: Arc<Notify>, mut pause: Duration) {
             () = hurry.notified() => {}
         }
         let Some(node) = node.upgrade() else { return };
-        if let Some(next) = node.reap(Instant::now()) {
+        if let Some(next) = node.reap() {
             pause = next;
             continue;
         }
         // Once more under the lock, so that an instance made right now either is seen or starts another reaper.
         let mut task = node.reaper.task.lock();
-        match node.reap(Instant::now()) {
+        match node.reap() {
             Some(next) => pause = next,
             None => {
                 *task = None;

@@ -16,7 +16,6 @@ use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
-use std::time::Instant;
 
 /// What the node sees of a function's instances.
 pub(crate) trait Pool: Send + Sync {
@@ -25,8 +24,9 @@ pub(crate) trait Pool: Send + Sync {
     /// Instances there are, in use or idle.
     fn instances(&self) -> usize;
 
-    /// Drops instances that have had no work for longer than their function's idle time.
-    fn reap(&self, now: Instant);
+    /// Drops instances that have had no work for longer than their function's idle time; `now` is in milliseconds of
+    /// the node.
+    fn reap(&self, now: u64);
 
     /// Drops instances that are idle right now, to make room; those that the manifest wants to be ready only with
     /// `ready_too`. How many there were.
@@ -56,8 +56,8 @@ pub(crate) struct InstancePool<I> {
 }
 
 struct Stock<I> {
-    /// The one used last is at the end.
-    idle: Vec<(I, Instant)>,
+    /// With when they were used last, in milliseconds of the node. The one used last of all is at the end.
+    idle: Vec<(I, u64)>,
     /// Instances that are being made or used.
     leased: usize,
 }
@@ -103,7 +103,7 @@ impl<I: Pooled> InstancePool<I> {
     fn lease(
         self: &Arc<Self>,
         admitted: Option<Admitted>,
-        choose: impl FnOnce(&mut Vec<(I, Instant)>) -> Option<(I, Instant)>,
+        choose: impl FnOnce(&mut Vec<(I, u64)>) -> Option<(I, u64)>,
     ) -> Lease<I> {
         let mut stock = self.stock.lock();
         stock.leased += 1;
@@ -121,9 +121,9 @@ impl<I: Pooled> Pool for InstancePool<I> {
         self.stock.lock().instances()
     }
 
-    fn reap(&self, now: Instant) {
+    fn reap(&self, now: u64) {
         let policy = &self.function.spec.instances;
-        let old = |since: &Instant| now.saturating_duration_since(*since) >= policy.idle;
+        let old = |since: &u64| now.saturating_sub(*since) >= policy.idle.as_millis() as u64;
         let dropped: Vec<_> = {
             let mut stock = self.stock.lock();
             let count = stock.idle.iter().take_while(|(_, since)| old(since)).count();
@@ -177,9 +177,10 @@ impl<I: Pooled> Lease<I> {
     pub(crate) fn give_back(mut self) {
         let reuse = self.pool.function.spec.instances.reuse.get();
         if let Some(instance) = self.instance.take_if(|instance| instance.calls() < reuse) {
+            let now = self.pool.function.node.millis();
             // Together, so that it is counted once at every moment.
             let mut stock = self.pool.stock.lock();
-            stock.idle.push((instance, Instant::now()));
+            stock.idle.push((instance, now));
             stock.leased -= 1;
             self.returned = true;
         }

@@ -49,7 +49,7 @@ pub(crate) fn sweep(engine: &Engine) {
 /// It can't be asked for: what the allocator counts as free is also what it gave back. But what is free now and was not
 /// at some time since the last trim has been written since. And where nobody looked at that time, the process itself
 /// has grown.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Heap {
     /// The fewest bytes that were free in it, since it was last trimmed.
     least_free: AtomicUsize,
@@ -58,6 +58,14 @@ pub(crate) struct Heap {
 }
 
 impl Heap {
+    /// The allocator, as calls need it: without a list of small pieces that are free and not put together with their
+    /// neighbours yet. It puts all of them together whenever somebody asks for more than a kilobyte, as every call does:
+    /// a tenth of what a short one took.
+    pub(crate) fn settled() -> Self {
+        heap::keep_together();
+        Self { least_free: AtomicUsize::new(0), least_resident: AtomicUsize::new(0) }
+    }
+
     /// Makes the allocator give free pages back, if many were written since it last did. Takes milliseconds.
     pub(crate) fn trim_if_worth_it(&self) {
         let many_more =
@@ -88,6 +96,12 @@ mod heap {
         resident.saturating_sub(of_files) * rustix::param::page_size()
     }
 
+    /// Has free pieces put together as they become free; small ones that a thread frees are its own as before.
+    pub(super) fn keep_together() {
+        // SAFETY: likewise; no piece is too small, so that there is no such list.
+        unsafe { libc::mallopt(libc::M_MXFAST, 0) };
+    }
+
     pub(super) fn trim() {
         // SAFETY: likewise; it gives back pages that hold nothing.
         unsafe { libc::malloc_trim(0) };
@@ -103,6 +117,8 @@ mod heap {
     pub(super) fn resident() -> usize {
         0
     }
+
+    pub(super) fn keep_together() {}
 
     pub(super) fn trim() {}
 }
@@ -156,7 +172,7 @@ mod tests {
     #[test]
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     fn the_heap_goes_back_after_each_of_several_bursts() {
-        let heap = Heap::default();
+        let heap = Heap::settled();
         heap.trim_if_worth_it();
         let before = heap::resident();
         for number in 1..=3 {

@@ -6,14 +6,23 @@
 //! done, and at every tick; then the next is for the app that has computed least for its weight (*start-time fair
 //! queueing*: an app that comes back after a pause begins at the time of those who are there, with neither credit nor
 //! debt). While all processors have guests the ticker ticks every millisecond, so that this is how long anybody waits.
+//!
+//! Calls that are over within their first turn would leave nothing to be fair about: each has ended before the next asks,
+//! and apps would have turns by the number of their callers. So where more than one app calls, a call queues for its
+//! first turn even if one is free ([`Turn::poll_queue`]), until everybody who is ready has asked.
 
 use crate::fair::{App, Queues};
 use parking_lot::Mutex;
+use std::mem;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
+
+/// Turns that are given on at once, before the reactor looks at its sockets: as long as guests follow each other it would not,
+/// and an app whose callers wait for their answers before they ask again would have nobody who asks.
+const IN_A_ROW: u32 = 8;
 
 /// All turns of a node.
 pub(crate) struct Turns {
@@ -26,6 +35,10 @@ pub(crate) struct Turns {
 
 struct State {
     running: usize,
+    /// Free turns are about to be given out, to whoever has asked by then.
+    gathering: bool,
+    /// Turns that were given on since the reactor has looked.
+    in_a_row: u32,
     /// Virtual time: that of the turn which began last, nanoseconds of computing for a weight of 1.
     now: u64,
     /// What each app has had, in virtual time.
@@ -68,6 +81,16 @@ impl State {
         self.queues.push(app, ticket);
     }
 
+    /// A turn is given on: whether the reactor is to look first.
+    fn looks_first(&mut self) -> bool {
+        self.in_a_row += 1;
+        let looks = self.in_a_row >= IN_A_ROW;
+        if looks {
+            self.in_a_row = 0;
+        }
+        looks
+    }
+
     /// The next whose turn it is, if there is one to be had.
     fn next(&mut self, width: usize) -> Option<Arc<Ticket>> {
         if self.running >= width {
@@ -84,7 +107,14 @@ impl State {
 
 impl Turns {
     pub(crate) fn new(width: usize) -> Arc<Self> {
-        let state = State { running: 0, now: 0, had: Vec::new(), queues: Queues::new() };
+        let state = State {
+            running: 0,
+            gathering: false,
+            in_a_row: 0,
+            now: 0,
+            had: Vec::new(),
+            queues: Queues::new(),
+        };
         Arc::new(Self { width: width.max(1), state: Mutex::new(state), crowded: AtomicBool::new(false) })
     }
 
@@ -102,11 +132,32 @@ impl Turns {
     }
 }
 
+/// Gives out the turns that are free.
+impl Wake for Turns {
+    fn wake(self: Arc<Self>) {
+        loop {
+            let next = {
+                let mut state = self.state.lock();
+                state.gathering = false;
+                let next = state.next(self.width);
+                self.note(&state);
+                next
+            };
+            match next {
+                Some(ticket) => ticket.wake(false),
+                None => return,
+            }
+        }
+    }
+}
+
 /// The turns of one call.
 pub(crate) struct Turn {
     turns: Arc<Turns>,
     app: App,
     stage: Stage,
+    /// What it has taken of a turn that goes on.
+    taken: Duration,
 }
 
 enum Stage {
@@ -117,7 +168,7 @@ enum Stage {
 
 impl Turn {
     pub(crate) fn new(turns: Arc<Turns>, app: App) -> Self {
-        Self { turns, app, stage: Stage::Away }
+        Self { turns, app, stage: Stage::Away, taken: Duration::ZERO }
     }
 
     /// Waits for a turn, unless there already is one.
@@ -148,12 +199,37 @@ impl Turn {
         Poll::Pending
     }
 
+    /// Waits for a turn, behind all who are ready to ask for one, and have one sooner where their app has had less.
+    pub(crate) fn poll_queue(&mut self, context: &Context<'_>) -> Poll<()> {
+        if !matches!(self.stage, Stage::Away) {
+            return self.poll_begin(context);
+        }
+        let ticket = Ticket::new(context);
+        self.stage = Stage::Waiting(ticket.clone());
+        let gathers = {
+            let mut state = self.turns.state.lock();
+            state.enqueue(self.app, ticket);
+            // Where all are taken, whoever ends one gives it on.
+            state.running < self.turns.width && !mem::replace(&mut state.gathering, true)
+        };
+        if gathers {
+            wake_after_io(&Waker::from(self.turns.clone()));
+        }
+        Poll::Pending
+    }
+
+    /// So much of the turn is over, which goes on.
+    pub(crate) fn goes_on(&mut self, spent: Duration) {
+        self.taken += spent;
+    }
+
     /// The turn is over, having taken so long; with `again` the call wants another as soon as may be.
     pub(crate) fn end(&mut self, spent: Duration, again: Option<&Context<'_>>) {
         if !matches!(self.stage, Stage::Running) {
             return;
         }
         self.stage = Stage::Away;
+        let spent = spent + mem::take(&mut self.taken);
         let next = {
             let mut state = self.turns.state.lock();
             state.end(self.app, spent);
@@ -164,19 +240,18 @@ impl Turn {
             }
             let next = state.next(self.turns.width);
             self.turns.note(&state);
-            next
+            // A guest that paused has had a millisecond or more.
+            next.map(|ticket| (ticket, state.looks_first() || again.is_some()))
         };
-        if let Some(ticket) = next {
-            // Where guests follow each other on every processor, the reactor would look at its sockets only after
-            // dozens of them.
-            ticket.wake(again.is_some());
+        if let Some((ticket, after_io)) = next {
+            ticket.wake(after_io);
         }
     }
 }
 
 impl Drop for Turn {
     fn drop(&mut self) {
-        match std::mem::replace(&mut self.stage, Stage::Away) {
+        match mem::replace(&mut self.stage, Stage::Away) {
             Stage::Away => return,
             Stage::Running => self.stage = Stage::Running,
             Stage::Waiting(ticket) => {
@@ -202,20 +277,20 @@ impl Ticket {
     /// Wakes who has the ticket; with `after_io` once the reactor has looked at its sockets.
     fn wake(&self, after_io: bool) {
         let waker = self.waker.lock().clone();
-        if after_io {
-            // Wakes at once where there is no reactor, and leaves it to the reactor otherwise.
-            let woken = pin!(tokio::task::yield_now()).poll(&mut Context::from_waker(&waker));
-            debug_assert!(woken.is_pending(), "the first poll always asks to be woken");
-        } else {
-            waker.wake();
-        }
+        if after_io { wake_after_io(&waker) } else { waker.wake() }
     }
+}
+
+/// Wakes once the reactor has looked at its sockets, and what was ready has been looked at; at once where there is no reactor.
+fn wake_after_io(waker: &Waker) {
+    let woken = pin!(tokio::task::yield_now()).poll(&mut Context::from_waker(waker));
+    debug_assert!(woken.is_pending(), "the first poll always asks to be woken");
 }
 
 /// What a guest does at a tick: nothing, once. Nobody is woken: its next turn is what wakes it.
 pub(crate) async fn pause() {
     let mut paused = false;
-    std::future::poll_fn(|_| match std::mem::replace(&mut paused, true) {
+    std::future::poll_fn(|_| match mem::replace(&mut paused, true) {
         false => Poll::Pending,
         true => Poll::Ready(()),
     })
@@ -235,6 +310,10 @@ mod tests {
 
     fn begins(turn: &mut Turn) -> bool {
         turn.poll_begin(&Context::from_waker(Waker::noop())).is_ready()
+    }
+
+    fn queues(turn: &mut Turn) -> bool {
+        turn.poll_queue(&Context::from_waker(Waker::noop())).is_ready()
     }
 
     /// Calls that compute without end, so many of each app: how many slices each app gets of the first `slices`.
@@ -294,6 +373,45 @@ mod tests {
         assert!(!begins(&mut late[0]) && !begins(&mut late[1]), "though it was away for a second");
     }
 
+    /// Calls that are over within one turn, by so many callers of each app, one after the other on one thread: how many
+    /// each app has had of the first `calls`.
+    async fn short_calls(apps: [usize; 2], calls: usize) -> [usize; 2] {
+        let turns = Turns::new(1);
+        let had = Arc::new(Mutex::new([0; 2]));
+        let callers: Vec<_> = (0..2)
+            .flat_map(|app| std::iter::repeat_n(app, apps[app]))
+            .map(|index| {
+                let (turns, had) = (turns.clone(), had.clone());
+                tokio::spawn(async move {
+                    while had.lock().iter().sum::<usize>() < calls {
+                        let mut turn = Turn::new(turns.clone(), app(index, 1));
+                        std::future::poll_fn(|context| turn.poll_queue(context)).await;
+                        had.lock()[index] += 1;
+                        turn.goes_on(SLICE / 2);
+                        turn.end(SLICE / 2, None);
+                    }
+                })
+            })
+            .collect();
+        futures_util::future::join_all(callers).await;
+        *had.lock()
+    }
+
+    #[tokio::test]
+    async fn of_calls_that_are_over_in_one_turn_apps_have_the_same_however_many_call() {
+        let [flood, other] = short_calls([256, 8], 10_000).await;
+        assert!(other >= 4_500, "{flood} and {other}");
+    }
+
+    #[test]
+    fn who_queues_for_a_free_turn_has_it_when_all_who_are_ready_have_asked() {
+        let turns = Turns::new(1);
+        let mut turn = Turn::new(turns.clone(), app(0, 1));
+        assert!(!queues(&mut turn));
+        assert!(queues(&mut turn), "nothing to wait for where there is no reactor");
+        assert!(turns.crowded());
+    }
+
     #[test]
     fn who_goes_away_holds_nothing() {
         let turns = Turns::new(1);
@@ -316,7 +434,7 @@ mod tests {
         #[test]
         fn nobody_waits_for_a_turn_that_nobody_has(
             width in 1_usize..4,
-            steps in prop::collection::vec((0_usize..12, 0_u8..4, 0_u64..3_000_000), 1..300),
+            steps in prop::collection::vec((0_usize..12, 0_u8..6, 0_u64..3_000_000), 1..300),
         ) {
             let turns = Turns::new(width);
             let new = |call: usize| Turn::new(turns.clone(), app(call % 4, 1 + call as u32 % 4));
@@ -326,6 +444,8 @@ mod tests {
                 match step {
                     0 | 1 => drop(begins(&mut calls[call])),
                     2 => calls[call].end(spent, (nanos % 2 == 0).then_some(&Context::from_waker(Waker::noop()))),
+                    3 => drop(queues(&mut calls[call])),
+                    4 => calls[call].goes_on(spent),
                     _ => calls[call] = new(call),
                 }
                 let waiting = calls.iter().any(|turn| {

@@ -1,6 +1,8 @@
 //! Listening sockets and connections: HTTP/1.1 and HTTP/2 without TLS on one port, bounded in number, drained at
 //! shutdown.
 
+mod timer;
+
 use crate::http::body::RequestBody;
 use crate::http::problem::{INTERNAL, OVERLOADED};
 use crate::http::reply::Reply;
@@ -13,7 +15,9 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use std::convert::Infallible;
 use std::future::Future;
+use std::future::poll_fn;
 use std::io;
+use std::mem;
 use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
 use std::pin::{Pin, pin};
@@ -21,6 +25,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
+use timer::HeadTimer;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
@@ -95,11 +100,7 @@ async fn accept<P: Plane>(
     mut stopping: watch::Receiver<bool>,
 ) -> JoinSet<()> {
     let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder
-        .http1()
-        .timer(TokioTimer::new())
-        .header_read_timeout(limits.header_timeout)
-        .max_buf_size(HEAD_BYTES);
+    builder.http1().header_read_timeout(limits.header_timeout).max_buf_size(HEAD_BYTES);
     builder
         .http2()
         .timer(TokioTimer::new())
@@ -160,12 +161,23 @@ async fn connection<P: Plane>(
         let plane = plane.clone();
         async move { Ok::<_, Infallible>(guarded(&*plane, request).await) }
     });
+    let mut builder = builder.clone();
+    builder.http1().timer(HeadTimer::default());
     let mut serving = pin!(builder.serve_connection(TokioIo::new(Patient::new(stream, patience)), service));
-    let stopped = async { stopping.wait_for(|stop| *stop).await.is_ok() };
-    let ended = tokio::select! {
-        ended = &mut serving => Some(ended),
-        _ = stopped => None,
-    };
+    let mut asked = false;
+    let seen = stopping.clone();
+    let mut stopped = pin!(stopping.wait_for(|stop| *stop));
+    let ended = poll_fn(|context| {
+        if let Poll::Ready(ended) = serving.as_mut().poll(context) {
+            return Poll::Ready(Some(ended));
+        }
+        // Asked once, it wakes this task when there is news: until then a look at the version does.
+        if mem::replace(&mut asked, true) && matches!(seen.has_changed(), Ok(false)) {
+            return Poll::Pending;
+        }
+        stopped.as_mut().poll(context).map(|_| None)
+    })
+    .await;
     let ended = match ended {
         Some(ended) => ended,
         None => {

@@ -412,7 +412,10 @@ impl Handler {
         }
         let request = request.body(HttpBody::Whole(Bytes::from(body)));
         let request = request.map_err(|error| CallError::Failed(error.to_string()))?;
-        Ok(HttpCall { request, app: Arc::new(CalledApp::new(self.own_app.clone(), cause)) })
+        Ok(HttpCall {
+            request: Box::new(request),
+            app: Arc::new(CalledApp::new(self.own_app.clone(), cause)),
+        })
     }
 }
 

@@ -405,8 +405,8 @@ pub const PARAMETER_HEADER: &str = "ebb-param-";
 /// A request for a function, as its guest sees it: nothing in it is hop-by-hop, and what the platform says in headers
 /// was said by nobody else.
 pub struct HttpCall {
-    /// The request. Its URI is absolute.
-    pub request: http::Request<HttpBody>,
+    /// The request. Its URI is absolute. Boxed: it has hundreds of bytes, and goes through a dozen futures.
+    pub request: Box<http::Request<HttpBody>>,
     /// The function's app, in the name of who sends the request.
     pub app: Arc<dyn OwnApp>,
 }

@@ -5,9 +5,8 @@
 //! what is there of its response is taken together, until either of them has to wait; only then does the call get
 //! the task that it needs to go on, whoever reads.
 //!
-//! Where more than one app calls, each call has a task of its own from the start. Callers' tasks have their turns one after the
-//! other, however many of them an app has: calls that are over within those would leave nothing to share fairly, and one
-//! app's flood of connections most of the processors to itself.
+//! Where more than one app calls, each call queues for its turn first, in the task of whoever waits ([`Turn`](crate::turns::Turn)
+//! says why).
 
 use super::Answered;
 use super::body::{Ending, ResponseBody, Running};
@@ -30,19 +29,19 @@ pub(super) type Call = BoxFuture<'static, Result<(), CallError>>;
 const ROUNDS: usize = 4;
 const TAKEN: usize = 64 << 10;
 
-/// The response of a call, as soon as there is one. It `begins_here`, or in a task of its own.
+/// The response of a call, as soon as there is one.
 pub(super) async fn answer(
     mut call: Call,
-    begins_here: bool,
     mut response: oneshot::Receiver<Answered>,
     limit: u64,
     ending: Arc<Ending>,
 ) -> Result<http::Response<HttpBody>, CallError> {
-    let mut first = |context: &mut Context<'_>| begins_here.then(|| call.as_mut().poll(context));
-    let ended = match poll_fn(|context| Poll::Ready(first(context))).await {
-        Some(Poll::Ready(ended)) => Some(ended),
-        Some(Poll::Pending) | None => None,
-    };
+    let ended = poll_fn(|context| match call.as_mut().poll(context) {
+        Poll::Ready(ended) => Poll::Ready(Some(ended)),
+        Poll::Pending if ending.queues() => Poll::Pending,
+        Poll::Pending => Poll::Ready(None),
+    })
+    .await;
     match (response.try_recv(), ended) {
         (Ok(Some(answered)), ended) => {
             let (head, body) = answered.map_err(|error| explain(&error, None))?.into_parts();
@@ -222,14 +221,6 @@ mod tests {
     where
         F: Future<Output = Result<(), CallError>> + Send + 'static,
     {
-        called_by(true, guest).await
-    }
-
-    /// The same, by an app that has the node to itself or by one that has not.
-    async fn called_by<F>(is_alone: bool, guest: impl FnOnce(Guest) -> F) -> Result<HttpBody, CallError>
-    where
-        F: Future<Output = Result<(), CallError>> + Send + 'static,
-    {
         let (response, receiver) = oneshot::channel();
         let (frames, stream) = mpsc::unbounded();
         let ending = Ending::new(Duration::from_secs(1));
@@ -239,7 +230,7 @@ mod tests {
             body: StreamBody::new(stream).boxed_unsync(),
             ending: ending.clone(),
         });
-        let response = answer(Box::pin(guest), is_alone, receiver, LIMIT, ending).await?;
+        let response = answer(Box::pin(guest), receiver, LIMIT, ending).await?;
         Ok(response.into_body())
     }
 
@@ -278,17 +269,21 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn beside_other_apps_it_has_a_task_of_its_own_from_the_start() {
+    async fn one_that_has_to_queue_begins_in_the_same_task() {
+        let (turn, its_turn) = oneshot::channel();
         let mine = tokio::spawn(async {
             let (tell, told) = oneshot::channel();
-            let body = called_by(false, async move |guest: Guest| {
+            let body = called(async move |guest: Guest| {
+                guest.ending.queue(async { its_turn.await.unwrap() }).await;
                 tell.send(tokio::task::id()).unwrap();
                 guest.respond().unbounded_send(data("one")).unwrap();
                 Ok(())
             });
             assert_eq!(read(&mut body.await.unwrap()).await, ("one".into(), None));
-            assert_ne!(told.await.unwrap(), tokio::task::id());
+            assert_eq!(told.await.unwrap(), tokio::task::id());
         });
+        tokio::task::yield_now().await;
+        turn.send(()).unwrap();
         mine.await.unwrap();
     }
 

@@ -7,6 +7,7 @@ use http_body_util::{BodyExt as _, Empty};
 use parking_lot::Mutex;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 use tokio::task::JoinHandle;
@@ -25,7 +26,11 @@ pub(super) fn request(body: HttpBody) -> WasiBody {
 }
 
 /// What the two ends of a call tell each other: the body whether all of it was read, the call whether it failed.
-pub(super) struct Ending(Mutex<EndingState>);
+pub(super) struct Ending {
+    state: Mutex<EndingState>,
+    /// The call waits for its first turn.
+    queues: AtomicBool,
+}
 
 struct EndingState {
     failure: Option<CallError>,
@@ -37,20 +42,33 @@ struct EndingState {
 
 impl Ending {
     pub(super) fn new(wall: Duration) -> Arc<Self> {
-        Arc::new(Self(Mutex::new(EndingState { failure: None, read: false, waiting: None, wall })))
+        let state = EndingState { failure: None, read: false, waiting: None, wall };
+        Arc::new(Self { state: Mutex::new(state), queues: AtomicBool::new(false) })
+    }
+
+    /// What the call waits for before it begins.
+    pub(super) async fn queue(&self, turn: impl Future<Output = ()>) {
+        self.queues.store(true, Ordering::Relaxed);
+        turn.await;
+        self.queues.store(false, Ordering::Relaxed);
+    }
+
+    /// Whether the call waits for its first turn, and for nothing else.
+    pub(super) fn queues(&self) -> bool {
+        self.queues.load(Ordering::Relaxed)
     }
 
     /// The call failed. What is said first stays.
     pub(super) fn fail(&self, error: CallError) {
-        self.0.lock().failure.get_or_insert(error);
+        self.state.lock().failure.get_or_insert(error);
     }
 
     fn failure(&self) -> Option<CallError> {
-        self.0.lock().failure.clone()
+        self.state.lock().failure.clone()
     }
 
     fn set_read(&self) {
-        let mut state = self.0.lock();
+        let mut state = self.state.lock();
         state.read = true;
         if let Some(waker) = state.waiting.take() {
             waker.wake();
@@ -59,7 +77,7 @@ impl Ending {
 
     /// Ready once the body has been read, or dropped.
     pub(super) fn poll_read(&self, context: &Context<'_>) -> Poll<()> {
-        let mut state = self.0.lock();
+        let mut state = self.state.lock();
         if state.read {
             return Poll::Ready(());
         }
@@ -86,7 +104,7 @@ impl Drop for Unfinished {
     fn drop(&mut self) {
         if let Some(ending) = &self.0 {
             // Given up in the middle: by its wall-clock limit, since otherwise nobody is left to read this.
-            let limit = ending.0.lock().wall;
+            let limit = ending.state.lock().wall;
             ending.fail(CallError::OutOfTime { limit });
         }
     }

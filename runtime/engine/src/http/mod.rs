@@ -72,20 +72,27 @@ impl Http {
         Some(span)
     }
 
-    async fn answer(&self, mut call: HttpCall) -> Result<http::Response<HttpBody>, CallError> {
+    /// The whole call, which sends its response as soon as it has one.
+    fn begin(
+        &self,
+        mut call: HttpCall,
+        sender: oneshot::Sender<Answered>,
+        ending: Arc<Ending>,
+    ) -> at_once::Call {
         let trace = self.begin_span(call.request.headers_mut());
-        let (sender, receiver) = oneshot::channel();
-        let ending = Ending::new(self.pool.function().spec.limits.wall);
-        let begins_here = self.pool.function().has_node_to_itself();
-        let (pool, max_response, its_ending) = (self.pool.clone(), self.max_response, ending.clone());
-        let call = Box::pin(async move {
+        let (pool, max_response) = (self.pool.clone(), self.max_response);
+        let has_competitors = !self.pool.function().has_node_to_itself();
+        Box::pin(async move {
             let function = pool.function();
             let tab = Tab::traced(trace);
+            if has_competitors {
+                ending.queue(tab.queue(function)).await;
+            }
             let driven = pin!(async {
                 if Work::new(function, &tab).load().await?.is_program() {
                     return Box::pin(run(&pool, &tab, call, max_response, sender)).await;
                 }
-                drive(&pool, &tab, call, sender, &its_ending).await
+                drive(&pool, &tab, call, sender, &ending).await
             });
             let ended = Work::new(function, &tab).within_wall(driven).await;
             if let Err(error) = &ended {
@@ -93,8 +100,7 @@ impl Http {
                 tracing::debug!(app = &*spec.app, function = &*spec.function, %error, "a call failed");
             }
             ended
-        });
-        at_once::answer(call, begins_here, receiver, self.max_response, ending).await
+        })
     }
 }
 
@@ -113,7 +119,10 @@ fn propagate(span: &Trace, headers: &mut HeaderMap) {
 
 impl HttpFunction for Http {
     fn call(&self, call: HttpCall) -> Future<'_, Result<http::Response<HttpBody>, CallError>> {
-        Box::pin(self.answer(call))
+        let (sender, receiver) = oneshot::channel();
+        let ending = Ending::new(self.pool.function().spec.limits.wall);
+        let call = self.begin(call, sender, ending.clone());
+        Box::pin(at_once::answer(call, receiver, self.max_response, ending))
     }
 }
 
@@ -125,7 +134,7 @@ async fn run(
     max_response: u64,
     sender: oneshot::Sender<Answered>,
 ) -> Result<(), CallError> {
-    let response = program::answer(pool, tab, call.request, max_response).await?;
+    let response = program::answer(pool, tab, *call.request, max_response).await?;
     // Nobody to hear it: the call is about to be ended.
     let _ = sender.send(Ok(response.map(|body| body.map_err(|never| match never {}).boxed_unsync())));
     Ok(())

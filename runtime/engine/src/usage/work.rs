@@ -5,8 +5,11 @@ use crate::function::{Function, overloaded};
 use crate::live::explain;
 use crate::module::Loaded;
 use crate::pool::Pooled;
+use crate::turns::Turn;
 use ebb_domain::port::guest::{CallError, Lack};
 use ebb_domain::trace::Trace;
+use parking_lot::Mutex;
+use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
@@ -31,6 +34,8 @@ pub(crate) struct Tab {
     refused: AtomicBool,
     cpu: AtomicU64,
     memory: AtomicU64,
+    /// A turn for the next of its guests' polls.
+    turn: Mutex<Option<Turn>>,
 }
 
 /// How an aggregate came into its instance, for the record of its first command.
@@ -121,6 +126,22 @@ impl Tab {
         Some(Opened { start, init: read(&self.init) })
     }
 
+    /// Waits for a turn at a processor, behind all who are ready to: what is done for this tab begins with it.
+    pub(crate) async fn queue(&self, function: &Function) {
+        let mut turn = function.turn();
+        poll_fn(|context| turn.poll_queue(context)).await;
+        self.lend_turn(turn);
+    }
+
+    /// A turn that goes on, for whoever computes next.
+    pub(crate) fn lend_turn(&self, turn: Turn) {
+        *self.turn.lock() = Some(turn);
+    }
+
+    pub(crate) fn take_turn(&self) -> Option<Turn> {
+        self.turn.lock().take()
+    }
+
     /// Waiting begins, until the result is dropped.
     pub(crate) fn wait(&self) -> Clock<'_> {
         Clock { sum: &self.waited, began: Instant::now() }
@@ -155,15 +176,24 @@ impl<'a> Work<'a> {
     /// would have its kilobytes twice in this future, which is made for every call.
     pub(crate) async fn within_wall<T, E>(
         self,
-        call: Pin<&mut impl Future<Output = Result<T, E>>>,
+        mut call: Pin<&mut impl Future<Output = Result<T, E>>>,
     ) -> Result<T, E>
     where
         E: From<CallError>,
         for<'e> Outcome: From<&'e E>,
     {
         let limit = self.function.spec.limits.wall;
-        let mut ending = Ending { work: self, began: Instant::now(), outcome: Outcome::Canceled };
-        let result = match tokio::time::timeout(limit, call).await {
+        let began = Instant::now();
+        let mut ending = Ending { work: self, began, outcome: Outcome::Canceled };
+        let call = poll_fn(|context| {
+            let polled = call.as_mut().poll(context);
+            if polled.is_pending() {
+                // Others may compute while it waits.
+                drop(self.tab.take_turn());
+            }
+            polled
+        });
+        let result = match tokio::time::timeout_at((began + limit).into(), call).await {
             Ok(result) => result,
             Err(_) => Err(CallError::OutOfTime { limit }.into()),
         };
@@ -182,7 +212,13 @@ impl<'a> Work<'a> {
         }
         self.tab.started(Start::Cold);
         let _loading = self.tab.begin_init();
-        Box::pin(self.function.load()).await
+        let began = Instant::now();
+        let loaded = Box::pin(self.function.load()).await;
+        if let Some(turn) = &mut *self.tab.turn.lock() {
+            // It was loaded in place, on a processor that others could have had.
+            turn.goes_on(began.elapsed());
+        }
+        loaded
     }
 
     /// A new instance, which the node will look after.

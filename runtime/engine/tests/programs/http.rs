@@ -61,7 +61,7 @@ pub(super) async fn call(
 ) -> Result<(StatusCode, Bytes), CallError> {
     let body = HttpBody::Whole(body.into());
     let request = Request::post("http://a.example/notes/7?x=1").header("ebb-param-id", "7").body(body);
-    let call = HttpCall { request: request.unwrap(), app: Arc::new(NoApp) };
+    let call = HttpCall { request: Box::new(request.unwrap()), app: Arc::new(NoApp) };
     let response = function.call(call).await?;
     let status = response.status();
     Ok((status, response.into_body().collect().await.unwrap().to_bytes()))

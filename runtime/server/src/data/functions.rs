@@ -81,7 +81,7 @@ impl DataPlane {
         if taken == Taken::AsGet {
             parts.method = Method::GET;
         }
-        let mut request = Request::new(body);
+        let mut request = Box::new(Request::new(body));
         *request.method_mut() = parts.method.clone();
         *request.uri_mut() = uri(parts, path)?;
         let headers = std::mem::take(&mut parts.headers);
