@@ -26,7 +26,7 @@ pub fn module(name: &str) -> PathBuf {
 pub fn app(folder: &Path, name: &str, functions: &str) -> PathBuf {
     let app = folder.join(name);
     std::fs::create_dir(&app).expect("a folder");
-    for module in ["http", "http3"] {
+    for module in ["greet", "greet3", "http"] {
         std::fs::copy(self::module(module), app.join(module).with_extension("wasm")).expect("a module");
     }
     std::fs::write(app.join("ebb.toml"), format!("[app]\nname = \"{name}\"\n{functions}")).expect("a file");
@@ -51,22 +51,24 @@ pub async fn throughput(ebb: &str, wasmtime: &str) {
     let native = Server::start(myself.to_str().expect("UTF-8"), &["hello"]).await;
     let ours = Server::ebb(ebb, &folder.path().join("ebb")).await;
     let functions = [
-        function("warm2", "http", &format!("reuse = {FOREVER}")),
-        function("warm3", "http3", &format!("reuse = {FOREVER}")),
-        function("fresh2", "http", "reuse = 1"),
-        function("fresh3", "http3", "reuse = 1"),
+        function("warm2", "greet", &format!("reuse = {FOREVER}")),
+        function("warm3", "greet3", &format!("reuse = {FOREVER}")),
+        function("fresh2", "greet", "reuse = 1"),
+        function("fresh3", "greet3", "reuse = 1"),
+        // Asks for its path and for a header before it answers.
+        function("reads2", "http", &format!("reuse = {FOREVER}")),
     ];
     ours.deploy(ebb, &app(folder.path(), "bench", &functions.concat())).await;
-    let (http, http3) = (module("http"), module("http3"));
+    let (greet, greet3) = (module("greet"), module("greet3"));
     let (reused, single) = (["--max-instance-reuse-count", FOREVER], ["--max-instance-reuse-count", "1"]);
     let pooled = |options: [&'static str; 2]| [options[0], options[1], "-Opooling-allocator"];
-    let theirs_warm2 = Server::wasmtime(wasmtime, &pooled(reused), &http).await;
-    let theirs_warm3 = Server::wasmtime(wasmtime, &pooled(reused), &http3).await;
-    let theirs_fresh2 = Server::wasmtime(wasmtime, &pooled(single), &http).await;
-    let theirs_fresh3 = Server::wasmtime(wasmtime, &pooled(single), &http3).await;
+    let theirs_warm2 = Server::wasmtime(wasmtime, &pooled(reused), &greet).await;
+    let theirs_warm3 = Server::wasmtime(wasmtime, &pooled(reused), &greet3).await;
+    let theirs_fresh2 = Server::wasmtime(wasmtime, &pooled(single), &greet).await;
+    let theirs_fresh3 = Server::wasmtime(wasmtime, &pooled(single), &greet3).await;
     let hello = of("/hello/hello");
-    let [warm2, warm3, fresh2, fresh3] =
-        ["warm2", "warm3", "fresh2", "fresh3"].map(|name| of(&format!("/{name}/hello")));
+    let [warm2, warm3, fresh2, fresh3, reads2] =
+        ["warm2", "warm3", "fresh2", "fresh3", "reads2"].map(|name| of(&format!("/{name}/hello")));
     for clients in [MANY, 1] {
         println!("\nHTTP functions, \"hello\", {clients} keep-alive connections; instances are reused");
         let figure = |what, server, requests| Figure::new(what, server, clients, requests);
@@ -76,6 +78,7 @@ pub async fn throughput(ebb: &str, wasmtime: &str) {
                 figure("native axum handler", &native, &hello),
                 figure("ebb, wasi:http 0.2", &ours, &warm2).against(0),
                 figure("wasmtime serve, wasi:http 0.2, reused", &theirs_warm2, &hello).against(0),
+                figure("ebb, wasi:http 0.2, reads its request", &ours, &reads2).against(0),
                 figure("ebb, wasi:http 0.3", &ours, &warm3).against(0),
                 figure("wasmtime serve, wasi:http 0.3, reused", &theirs_warm3, &hello).against(0),
             ],

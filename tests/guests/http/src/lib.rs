@@ -35,7 +35,8 @@ impl Guest for Function {
             "work" => {
                 // So many thousand steps that depend on one another: a call that computes, and ends.
                 let steps = 0..number() * 1000;
-                let mixed = steps.fold(1_u64, |mixed, step| std::hint::black_box(mixed.wrapping_mul(31) ^ step));
+                let mixed =
+                    steps.fold(1_u64, |mixed, step| std::hint::black_box(mixed.wrapping_mul(31) ^ step));
                 answer(out, mixed.to_string().as_bytes());
             }
             "trailers" => {
