@@ -28,6 +28,7 @@ mod reads;
 mod replay;
 mod scaling;
 mod secrets;
+mod shares;
 mod siege;
 mod storms;
 mod support;

@@ -47,6 +47,13 @@ impl Call {
         }
     }
 
+    /// Sends a request on the same connection as those before, and reads until this has come.
+    pub(crate) async fn next(&mut self, request: &str, text: &str) {
+        self.seen.clear();
+        self.send(request).await;
+        self.until(text).await;
+    }
+
     /// Reads until the connection is closed.
     pub(crate) async fn closed(&mut self) {
         while self.read().await {}
